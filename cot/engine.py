@@ -1,0 +1,162 @@
+"""The engine protocol: what turns requests into traces, and what every engine shares.
+
+Engines: `hf` (transformers, the reference), `vllm` (in-process), `openai` (any compatible server).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from eval_math.records import Json, Request, Trace, digest
+
+CAPABILITIES: Mapping[str, str] = {
+    "generate": "decode requests",
+    "score": "log-probabilities of given tokens",
+    "steer": "add a vector to the residual stream",
+    "steer_per_request": "another vector or strength for each request of a batch",
+    "capture": "read hidden states",
+    "latent": "feed embeddings instead of tokens",
+    "sparse_kv": "drop or shrink parts of the KV cache",
+    "prompt_embeds": "prompts given as embeddings",
+    "prefill": "continue a started output",
+}
+
+
+@dataclass(frozen=True)
+class EngineIdentity:
+    """What an engine runs: part of every unit key, so that results of two models or templates never mix."""
+
+    engine: str
+    model: str
+    model_hash: str
+    template_hash: str
+    dtype: str
+    versions: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How to start an engine. ``options`` are passed on by name (vLLM: any EngineArgs field; openai: see there)."""
+
+    model: str = "embedded"
+    """Model folder, hub id, or `embedded` for the reasoner that ships with laconic."""
+    engine: str = "auto"
+    """hf, vllm, openai, or auto: vllm where it is installed, else hf."""
+    dtype: str = "auto"
+    """auto, float32, bfloat16 or float16."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, ... (hf engine)."""
+    batch_size: int = 32
+    """Requests decoded at once (hf: rows per batch; vllm: max_num_seqs; openai: open connections)."""
+    max_model_len: int | None = None
+    """Longest prompt plus output in tokens; None = what the model was made for."""
+    options: Mapping[str, Json] = field(default_factory=dict)
+    """Engine options by name, e.g. gpu_memory_utilization=0.8 or base_url=http://127.0.0.1:8000/v1."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """One way of running a model.
+
+    `generate` yields traces as requests finish, in any order, and never loses a finished one to a later error: a
+    request that cannot run gives a trace with ``finish="error"``. Traces come back with ``method=""``.
+    """
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Which of `CAPABILITIES` this engine has."""
+        ...
+
+    @property
+    def identity(self) -> EngineIdentity:
+        """What is running."""
+        ...
+
+    def generate(
+        self, requests: Iterable[Request], *, on_trace: Callable[[Trace], None] | None = None
+    ) -> Iterator[Trace]:
+        """Decode; ``on_trace`` is called with each trace before it is yielded."""
+        ...
+
+    def score(self, items: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
+        """Log-probability (nats) of each completion token given (prompt ids, completion ids)."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of bare text, no special tokens added."""
+        ...
+
+    def prompt_ids(self, request: Request) -> list[int]:
+        """Ids that the model is shown for ``request``, prefill included."""
+        ...
+
+    def close(self) -> None:
+        """Free the model; the engine cannot be used afterwards."""
+        ...
+
+
+@dataclass(frozen=True)
+class Row:
+    """One request's share of the forward pass that is running.
+
+    Its tokens stand at sequence positions ``first_position ... first_position + length - 1`` and in the hidden states
+    at ``[batch_row, offset:offset + length]`` of a (batch, time, hidden) tensor or, with ``batch_row`` None, at
+    ``[offset:offset + length]`` of a flat (tokens, hidden) one. ``n_prompt`` counts prompt tokens without prefill.
+    ``think_end`` is the position of the end-of-think token once it has been fed, else None.
+    """
+
+    request: Request
+    batch_row: int | None
+    offset: int
+    length: int
+    first_position: int
+    n_prompt: int
+    think_end: int | None = None
+
+
+T = TypeVar("T")
+
+
+@runtime_checkable
+class ModelAccess(Protocol):
+    """Engines with the capability ``steer`` or ``capture``: the model's modules live in this process."""
+
+    @property
+    def eager(self) -> bool:
+        """False if the forward pass was compiled or captured, so that hooks added later never run."""
+        ...
+
+    def apply_model(self, change: Callable[[Any], T]) -> T:
+        """Call ``change(model)`` on the torch module and return its result."""
+        ...
+
+    def current_rows(self) -> list[Row]:
+        """Which requests the forward pass now running serves; empty outside one."""
+        ...
+
+    def forget_prefixes(self) -> None:
+        """Drop cached prefixes: their keys and values belong to another state of the model."""
+        ...
+
+
+def unit_key(request: Request, identity: EngineIdentity, method: Mapping[str, Json]) -> str:
+    """Key of a unit of work: hash of all that decides its output (rendered request, model, sampling, method)."""
+    return digest(
+        {
+            "request": {
+                "problem": request.problem_id,
+                "sample": request.sample,
+                "messages": [[m.role, m.content] for m in request.messages],
+                "prompt_ids": list(request.prompt_ids) if request.prompt_ids is not None else None,
+                "prefill_ids": list(request.prefill_ids),
+                "sampling": request.sampling.__dict__,
+                "template": dict(request.template),
+                "extras": dict(request.extras),
+            },
+            "model": [identity.model_hash, identity.template_hash, identity.dtype],
+            "method": dict(method),
+        }
+    )

@@ -1,0 +1,92 @@
+"""JSON lines on disk: read with line numbers, append and flush, replace atomically."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from .errors import BadInput, StoreError
+from .records import R, from_json
+
+
+def read_rows(path: Path, *, torn_tail: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number from 1, object) for each non-empty line; ``.gz`` is read as such.
+
+    Args:
+        torn_tail: end quietly at a last line without newline that does not parse (a writer was killed there).
+
+    Raises:
+        BadInput: the file is missing, not UTF-8, or a line is not a JSON object; names file and line.
+    """
+    with _open(path) as handle:
+        number = 0
+        try:
+            for number, raw in enumerate(handle, 1):
+                if not raw.strip():
+                    continue
+                row = _parse(raw, path, number, torn_tail)
+                if row is None:
+                    return
+                yield number, row
+        except (UnicodeDecodeError, EOFError, OSError) as error:
+            raise BadInput(f"{path}, after line {number}: cannot be read ({error})") from error
+
+
+def _open(path: Path) -> IO[str]:
+    import gzip
+
+    try:
+        if path.suffix == ".gz":
+            return gzip.open(path, "rt", encoding="utf-8")
+        return open(path, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be opened ({error.strerror}); expected a JSON-lines file") from error
+
+
+def _parse(raw: str, path: Path, number: int, torn_tail: bool) -> dict[str, Any] | None:
+    try:
+        row = json.loads(raw)
+    except json.JSONDecodeError as error:
+        if torn_tail and not raw.endswith("\n"):
+            return None
+        raise BadInput(f"{path}, line {number}: not JSON ({error.msg} at column {error.colno})") from error
+    if not isinstance(row, dict):
+        raise BadInput(f"{path}, line {number}: a JSON object is expected, found {type(row).__name__}")
+    return row
+
+
+def read_records(kind: type[R], path: Path, *, torn_tail: bool = False) -> Iterator[R]:
+    """Yield the records of class ``kind`` in ``path``; errors name the line."""
+    for number, row in read_rows(path, torn_tail=torn_tail):
+        try:
+            yield from_json(kind, row)
+        except BadInput as error:
+            raise BadInput(f"{path}, line {number}: {error}") from error
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text`` in one step: readers see the old file or the new one.
+
+    Raises:
+        StoreError: disk full or not writable; the old file is intact.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="\n") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StoreError(
+            f"{path}: cannot be written ({error.strerror}); free some space or choose another folder"
+        ) from error
+
+
+def write_json(path: Path, value: Mapping[str, Any] | list[Any]) -> None:
+    """`write_atomic` of indented JSON."""
+    write_atomic(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")

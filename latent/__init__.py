@@ -1,0 +1,1 @@
+"""Latent reasoners: thoughts that are embeddings instead of words."""

@@ -1,0 +1,1 @@
+"""The commands of ``laconic``, one thin file each."""

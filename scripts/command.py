@@ -1,0 +1,76 @@
+"""Flags from dataclasses: every command's flags, their types and defaults come from one frozen dataclass."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from eval_math.errors import BadInput
+
+C = TypeVar("C")
+
+
+def parse(flags: type[C], words: Sequence[str], *, prog: str) -> C:
+    """The command's flags out of ``words``; ``--config FILE.json`` gives other defaults, flags override it.
+
+    Raises:
+        SystemExit: code 2 with the parser's own text on an unknown flag or bad value, 0 on ``--help``.
+        BadInput: the config file cannot be read or has unknown keys.
+    """
+    import tyro
+
+    rest, config = _config(list(words))
+    if config is None:
+        return tyro.cli(flags, args=rest, prog=prog, description=flags.__doc__)
+    return tyro.cli(flags, args=rest, prog=prog, description=flags.__doc__, default=_from_config(flags, config))
+
+
+def write_figures(target: str | None, figures: Mapping[str, Any]) -> None:
+    """What ``--json`` asks for: one JSON object in the file ``target``, or on standard output for ``-``."""
+    if target is None:
+        return
+    if target == "-":
+        json.dump(figures, sys.stdout, ensure_ascii=False, indent=2, allow_nan=False)
+        print()
+        return
+    from eval_math.files import write_json
+
+    write_json(Path(target), dict(figures))
+
+
+def _config(words: list[str]) -> tuple[list[str], Path | None]:
+    for index, word in enumerate(words):
+        if word == "--config":
+            if index + 1 >= len(words):
+                raise BadInput("--config needs a file: a JSON object of flags, or a run folder's run.json")
+            return words[:index] + words[index + 2 :], Path(words[index + 1])
+        if word.startswith("--config="):
+            return words[:index] + words[index + 1 :], Path(word.removeprefix("--config="))
+    return words, None
+
+
+def _from_config(flags: type[C], path: Path) -> C:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BadInput(f"--config {path}: a JSON object is expected ({error})") from error
+    values = stored.get("command", stored) if isinstance(stored, dict) else None
+    if not isinstance(values, dict):
+        raise BadInput(f"--config {path}: a JSON object of flags is expected")
+    known = {field.name: field for field in dataclasses.fields(flags)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise BadInput(f"--config {path}: unknown flag(s) {', '.join(unknown)}; known: {', '.join(known)}")
+    return flags(**{name: _typed(known[name], value) for name, value in values.items()})
+
+
+def _typed(field: dataclasses.Field[Any], value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    if isinstance(value, str) and "Path" in str(field.type):
+        return Path(value)
+    return value

@@ -1,0 +1,1 @@
+"""Activation-steered compression: pairs, extraction, vector files, application."""
