@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from .errors import BadInput, StoreError
 from .records import R, from_json
@@ -31,28 +31,31 @@ def read_rows(path: Path, *, torn_tail: bool = False) -> Iterator[tuple[int, dic
                 if row is None:
                     return
                 yield number, row
-        except (UnicodeDecodeError, EOFError, OSError) as error:
+        except (EOFError, OSError) as error:
             raise BadInput(f"{path}, after line {number}: cannot be read ({error})") from error
 
 
-def _open(path: Path) -> IO[str]:
+def _open(path: Path) -> IO[bytes]:
     import gzip
 
     try:
         if path.suffix == ".gz":
-            return gzip.open(path, "rt", encoding="utf-8")
-        return open(path, encoding="utf-8", newline="\n")
+            return cast(IO[bytes], gzip.open(path, "rb"))
+        return open(path, "rb")
     except OSError as error:
         raise BadInput(f"{path}: cannot be opened ({error.strerror}); expected a JSON-lines file") from error
 
 
-def _parse(raw: str, path: Path, number: int, torn_tail: bool) -> dict[str, Any] | None:
+def _parse(raw: bytes, path: Path, number: int, torn_tail: bool) -> dict[str, Any] | None:
     try:
-        row = json.loads(raw)
-    except json.JSONDecodeError as error:
-        if torn_tail and not raw.endswith("\n"):
+        # A model can emit half of a surrogate pair; it is stored, and read back, as it came.
+        row = json.loads(raw.decode("utf-8", "surrogatepass"))
+    except ValueError as error:
+        if torn_tail and not raw.endswith(b"\n"):
             return None
-        raise BadInput(f"{path}, line {number}: not JSON ({error.msg} at column {error.colno})") from error
+        if isinstance(error, json.JSONDecodeError):
+            raise BadInput(f"{path}, line {number}: not JSON ({error.msg} at column {error.colno})") from error
+        raise BadInput(f"{path}, line {number}: not UTF-8 ({error})") from error
     if not isinstance(row, dict):
         raise BadInput(f"{path}, line {number}: a JSON object is expected, found {type(row).__name__}")
     return row

@@ -167,8 +167,9 @@ R = TypeVar("R", Message, Problem, Sampling, Request, Trace, Grade, Pair)
 
 
 def to_json(record: Message | Problem | Sampling | Request | Trace | Grade | Pair) -> dict[str, Any]:
-    """The record as a JSON object; empty optional fields are left out, ``schema`` is added."""
-    shown = {k: v for k, v in dataclasses.asdict(record).items() if v not in (None, (), {})}
+    """The record as a JSON object; empty fields that have a default are left out, ``schema`` is added."""
+    required = {f.name for f in dataclasses.fields(record) if f.default is f.default_factory is dataclasses.MISSING}
+    shown = {k: v for k, v in dataclasses.asdict(record).items() if k in required or v not in (None, (), {})}
     return {"schema": SCHEMA, **shown}
 
 

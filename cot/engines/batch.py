@@ -1,0 +1,119 @@
+"""Rows that decode together in transformers: left-padded, finished ones dropped, new ones joined in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from ..engine import Row
+from .sampling import Chooser
+from .work import Work
+
+
+@dataclass
+class Running:
+    """One request while it decodes. ``think_end`` is the position of its end tag, fed or about to be."""
+
+    work: Work
+    chooser: Chooser
+    stop_ids: frozenset[int]
+    stop_texts: tuple[str, ...]
+    think_end: int | None
+    generated: list[int] = field(default_factory=list)
+
+    @property
+    def next_position(self) -> int:
+        """Position of the newest token, which is fed next."""
+        return len(self.work.ids) + len(self.generated) - 1
+
+    def row(self, batch_row: int, offset: int, first: int, length: int) -> Row:
+        """This request's share of a forward pass over positions ``first ... first + length - 1``."""
+        fed = self.think_end is not None and self.think_end < first + length
+        return Row(
+            request=self.work.request,
+            batch_row=batch_row,
+            offset=offset,
+            length=length,
+            first_position=first,
+            n_prompt=self.work.n_prompt,
+            think_end=self.think_end if fed else None,
+        )
+
+
+@dataclass
+class Batch:
+    """Rows with their cache and attention mask (rows, time), the newest time at the right."""
+
+    rows: list[Running]
+    cache: Cache
+    mask: Tensor
+
+    @property
+    def joinable(self) -> bool:
+        """Whether rows of another length can join: every layer keeps all its keys and values."""
+        return all(type(layer) is DynamicLayer for layer in self.cache.layers)
+
+    def keep(self, indices: list[int]) -> None:
+        """Drop all other rows, and the columns that then hold only padding."""
+        if len(indices) == len(self.rows):
+            return
+        self.rows = [self.rows[at] for at in indices]
+        chosen = torch.tensor(indices, device=self.mask.device, dtype=torch.long)
+        self.mask = self.mask[chosen]
+        if self.rows and isinstance(self.cache, DynamicCache):
+            self.cache.batch_select_indices(chosen)
+            self._trim()
+
+    def join(self, other: Batch) -> None:
+        """Add the rows of ``other``; the shorter side is padded on the left."""
+        width = max(self.mask.shape[1], other.mask.shape[1])
+        for mine, new in zip(self.cache.layers, other.cache.layers, strict=True):
+            for name in ("keys", "values"):
+                both = [_widened(getattr(layer, name), width) for layer in (mine, new)]
+                setattr(mine, name, torch.cat(both))
+        masks = [pad(mask, (width - mask.shape[1], 0)) for mask in (self.mask, other.mask)]
+        self.mask = torch.cat(masks)
+        self.rows = self.rows + other.rows
+
+    def _trim(self) -> None:
+        unused = int(self.mask.any(0).int().argmax())
+        if not unused or not self.joinable:
+            return
+        self.mask = self.mask[:, unused:]
+        for layer in self.cache.layers:
+            for name in ("keys", "values"):
+                setattr(layer, name, getattr(layer, name)[:, :, unused:])
+
+
+@dataclass(frozen=True)
+class Padded:
+    """Prompts as model input: ids, mask and positions, each (rows, time), padding on the left."""
+
+    ids: Tensor
+    mask: Tensor
+    positions: Tensor
+
+
+def left_padded(prompts: list[list[int]], filler: int, device: torch.device) -> Padded:
+    """Prompts of different lengths side by side; ``filler`` stands where the mask is 0."""
+    width = max(map(len, prompts))
+    ids = [[filler] * (width - len(prompt)) + prompt for prompt in prompts]
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    return Padded(torch.tensor(ids, device=device), mask, positions)
+
+
+def empty_cache(model: Any) -> DynamicCache:
+    """A cache with the layer kinds that the model needs."""
+    return DynamicCache(config=model.config)
+
+
+def _widened(states: Tensor | None, width: int) -> Tensor:
+    if states is None:
+        raise ValueError("a cache layer without keys cannot be joined")
+    return pad(states, (0, 0, width - states.shape[2], 0))

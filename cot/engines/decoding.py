@@ -1,0 +1,180 @@
+"""The reference decode loop: continuous batching on transformers, one forward pass and one token per row and step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eval_math.errors import EngineError, LaconicError
+from eval_math.records import Finish, Request, Trace
+
+from ..engine import Row
+from ..thinking import think_end
+from .batch import Batch, Running, empty_cache, left_padded
+from .sampling import Chooser, choose
+from .work import Desk, Work
+
+PREFILL_TOKENS = 16_384
+WINDOW_BATCHES = 4
+TAIL_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A model whose forward pass announces the rows it serves."""
+
+    model: Any
+    device: torch.device
+    announce: Callable[[list[Row]], None]
+
+    def __call__(self, rows: list[Row], **inputs: Any) -> Any:
+        """One forward pass without gradients; ``rows`` are current while it runs.
+
+        Raises:
+            EngineError: the pass failed (out of memory, ...).
+        """
+        self.announce(rows)
+        try:
+            with torch.no_grad():
+                return self.model(**inputs)
+        except LaconicError:
+            raise
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise EngineError(f"the hf engine's forward pass failed: {error}; try a smaller batch_size") from error
+        finally:
+            self.announce([])
+
+
+class Decoder:
+    """Decodes a stream of requests, at most ``batch_size`` at once."""
+
+    def __init__(self, forward: Forward, desk: Desk, batch_size: int) -> None:
+        self.forward = forward
+        self.desk = desk
+        self.batch_size = batch_size
+        self.batch: Batch | None = None
+
+    def run(self, requests: Iterable[Request]) -> Iterator[Trace]:
+        """Traces as they finish. Requests are read a window at a time and sorted by length inside it."""
+        source, waiting = iter(requests), list[Work]()
+        while True:
+            if not waiting:
+                yield from self._read(source, waiting)
+            if waiting and self._room() > 0:
+                yield from self._prefill(self._next_group(waiting))
+            elif self.batch is not None:
+                yield from self._step(self.batch)
+            elif not waiting:
+                return
+
+    def _read(self, source: Iterator[Request], waiting: list[Work]) -> Iterator[Trace]:
+        for request in islice(source, WINDOW_BATCHES * self.batch_size):
+            work = self.desk.admit(request)
+            if isinstance(work, Trace):
+                yield work
+            else:
+                waiting.append(work)
+        waiting.reverse()
+        waiting.sort(key=lambda work: len(work.ids), reverse=True)
+
+    def _room(self) -> int:
+        """Rows worth adding now: a quarter of the batch at least, as each group costs a forward pass."""
+        if self.batch is None:
+            return self.batch_size
+        free = self.batch_size - len(self.batch.rows)
+        return free if self.batch.joinable and free >= max(1, self.batch_size // 4) else 0
+
+    def _next_group(self, waiting: list[Work]) -> list[Work]:
+        """The shortest waiting prompts that fit, taken off the end of ``waiting``."""
+        group = [waiting.pop()]
+        while waiting and len(group) < self._room() and (len(group) + 1) * len(waiting[-1].ids) <= PREFILL_TOKENS:
+            group.append(waiting.pop())
+        return group
+
+    def _prefill(self, group: list[Work]) -> Iterator[Trace]:
+        rows = [self._running(work) for work in group]
+        inputs = left_padded([list(work.ids) for work in group], 0, self.forward.device)
+        width = inputs.ids.shape[1]
+        shares = [row.row(at, width - len(row.work.ids), 0, len(row.work.ids)) for at, row in enumerate(rows)]
+        output = self.forward(
+            shares,
+            input_ids=inputs.ids,
+            attention_mask=inputs.mask,
+            position_ids=inputs.positions,
+            past_key_values=empty_cache(self.forward.model),
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        fresh = Batch(rows, output.past_key_values, inputs.mask)
+        finished = self._advance(fresh, output.logits[:, -1])
+        if fresh.rows and self.batch is not None:
+            self.batch.join(fresh)
+        elif fresh.rows:
+            self.batch = fresh
+        yield from finished
+
+    def _step(self, batch: Batch) -> Iterator[Trace]:
+        newest = torch.tensor([[row.generated[-1]] for row in batch.rows], device=self.forward.device)
+        positions = torch.tensor([[row.next_position] for row in batch.rows], device=self.forward.device)
+        batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.rows), 1)], 1)
+        output = self.forward(
+            [row.row(at, 0, row.next_position, 1) for at, row in enumerate(batch.rows)],
+            input_ids=newest,
+            attention_mask=batch.mask,
+            position_ids=positions,
+            past_key_values=batch.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        finished = self._advance(batch, output.logits[:, -1])
+        if not batch.rows:
+            self.batch = None
+        yield from finished
+
+    def _running(self, work: Work) -> Running:
+        request = work.request
+        return Running(
+            work=work,
+            chooser=Chooser.of(request.sampling),
+            stop_ids=self.desk.stop_ids(request),
+            stop_texts=self.desk.stop_texts(request),
+            think_end=think_end(work.ids[: work.n_prompt], work.ids[work.n_prompt :], self.desk.chat.tags),
+        )
+
+    def _advance(self, batch: Batch, logits: Tensor) -> list[Trace]:
+        """Choose each row's next token from (rows, vocabulary), drop the rows that end with it."""
+        seen = [_seen(row) for row in batch.rows]
+        chosen = choose(logits, [row.chooser for row in batch.rows], seen)
+        traces, alive = list[Trace](), list[int]()
+        for at, (row, token) in enumerate(zip(batch.rows, chosen, strict=True)):
+            row.generated.append(token)
+            if row.think_end is None and token == self.desk.chat.tags.end_id:
+                row.think_end = row.next_position
+            finish = self._finish(row)
+            if finish is None:
+                alive.append(at)
+            else:
+                traces.append(self.desk.finished(row.work, row.generated, finish))
+        batch.keep(alive)
+        return traces
+
+    def _finish(self, row: Running) -> Finish | None:
+        if row.generated[-1] in row.stop_ids or (row.stop_texts and self._stops_in_text(row)):
+            return "stop"
+        return "length" if len(row.generated) >= row.work.max_new_tokens else None
+
+    def _stops_in_text(self, row: Running) -> bool:
+        longest = max(map(len, row.stop_texts))
+        tail = self.desk.chat.decode(row.generated[-(TAIL_TOKENS + 4 * longest) :])
+        return any(text in tail for text in row.stop_texts)
+
+
+def _seen(row: Running) -> list[int]:
+    if row.chooser.sampling.repetition_penalty == 1.0:
+        return []
+    return [*row.work.ids, *row.generated]

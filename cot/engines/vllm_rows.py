@@ -1,0 +1,70 @@
+"""Which requests vLLM's running forward pass serves, read from the state of its (V1) model runner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..engine import Row
+from .work import Work
+
+RUNNER_STATE = ("input_batch", "query_start_loc", "requests")
+BATCH_STATE = ("req_ids", "num_computed_tokens_cpu", "token_ids_cpu")
+
+
+@dataclass
+class Fed:
+    """A running request and how far its end of thinking has been looked for (``scanned`` tokens)."""
+
+    work: Work
+    end_id: int | None
+    think_end: int | None
+    scanned: int
+
+
+@dataclass(frozen=True)
+class RunnerView:
+    """Read access to a model runner in this process."""
+
+    runner: Any
+
+    def rows(self, running: Mapping[str, Fed]) -> list[Row]:
+        """Rows of the running forward pass, hidden states being flat (tokens, hidden); empty outside one."""
+        from vllm.forward_context import is_forward_context_available
+
+        if not running or not is_forward_context_available():
+            return []
+        batch, starts = self.runner.input_batch, self.runner.query_start_loc.np
+        rows = []
+        for at, name in enumerate(batch.req_ids):
+            fed = running.get(name)
+            if fed is not None:
+                offset, length = int(starts[at]), int(starts[at + 1] - starts[at])
+                rows.append(self._row(fed, at, offset, length))
+        return rows
+
+    def _row(self, fed: Fed, at: int, offset: int, length: int) -> Row:
+        batch = self.runner.input_batch
+        first = int(batch.num_computed_tokens_cpu[at])
+        after = first + length
+        if fed.think_end is None and fed.end_id is not None and after > fed.scanned:
+            new = batch.token_ids_cpu[at, fed.scanned : after]
+            found = (new == fed.end_id).nonzero()[0]
+            fed.think_end = fed.scanned + int(found[0]) if len(found) else None
+            fed.scanned = after
+        fed_end = fed.think_end if fed.think_end is not None and fed.think_end < after else None
+        return Row(fed.work.request, None, offset, length, first, fed.work.n_prompt, fed_end)
+
+
+def view_of(core: Any) -> RunnerView | None:
+    """A view of the runner if it is in this process and keeps the state that `RunnerView` reads, else None."""
+    executor = getattr(core, "model_executor", None)
+    runner = getattr(getattr(executor, "driver_worker", None), "model_runner", None)
+    if runner is None or not all(hasattr(runner, name) for name in RUNNER_STATE):
+        return None
+    if not all(hasattr(runner.input_batch, name) for name in BATCH_STATE):
+        return None
+    if getattr(runner, "use_async_scheduling", True) or getattr(runner, "speculative_config", None) is not None:
+        return None
+    return RunnerView(runner)

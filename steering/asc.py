@@ -1,0 +1,147 @@
+"""ASC: activation-steered compression (arXiv 2507.04742).
+
+h <- h + gamma * v at the output of one block, for every state that predicts a token of the chain of thought, with v
+the mean difference of short and long traces (`extraction`).
+
+Departures from the paper: steering stops at the end of thinking, so that the answer keeps its form (``until="eos"``
+is the paper's); gamma comes from a sweep on a dev set, not from the paper's bound.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from cot.engine import Engine, ModelAccess
+from cot.method import Method
+from eval_math.errors import BadInput
+from eval_math.records import Json
+
+from .counting import Prompt, Until
+
+if TYPE_CHECKING:
+    import torch
+
+    from .vector import SteeringVector
+
+Direction = Literal["vector", "random", "negative"]
+
+
+@dataclass(frozen=True)
+class Asc(Method):
+    """Adds a steering vector while the model thinks."""
+
+    name: ClassVar[str] = "asc"
+    summary: ClassVar[str] = "activation-steered compression: a vector added to the residual stream while thinking"
+    needs: ClassVar[frozenset[str]] = frozenset({"generate", "score", "steer"})
+
+    vector: str
+    """Vector file (`laconic steer extract`)."""
+    block: int | None = None
+    """Block to steer, from 0; None = the file's."""
+    strength: float | None = None
+    """Multiple of the direction, in the file's unit; None = the file's."""
+    prompt: Prompt = "last"
+    """Prompt tokens to steer: last (it predicts the first output token), all, none."""
+    until: Until = "end_of_think"
+    """Where steering stops: end_of_think, or eos."""
+    direction: Direction = "vector"
+    """vector, or a null baseline: random (of equal norm) or negative."""
+    seed: int = 0
+    """Of the random direction."""
+
+    def __post_init__(self) -> None:
+        for field, known in (
+            ("prompt", ("last", "all", "none")),
+            ("until", ("end_of_think", "eos")),
+            ("direction", ("vector", "random", "negative")),
+        ):
+            if getattr(self, field) not in known:
+                raise BadInput(f"asc: {field}={getattr(self, field)!r}, expected one of {', '.join(known)}")
+
+    def attach(self, engine: Engine) -> AbstractContextManager[Any]:
+        """Steer the engine for the length of a ``with`` block; yields a `SteerCount`.
+
+        Raises:
+            BadInput: the file cannot be used with this model, or the engine cannot be steered.
+        """
+        from .application import Steering, steer
+
+        vector = self._load()
+        self._check_fit(vector, engine)
+        steps = {block: self._step(vector, block) for block in self._blocks(vector)}
+        return steer(engine, Steering(steps, self.prompt, self.until))
+
+    def fingerprint(self) -> dict[str, Json]:
+        """Hyper-parameters with the file's defaults filled in, and a hash of the directions instead of the path."""
+        vector = self._load()
+        seed = {"seed": self.seed} if self.direction == "random" else {}
+        return {
+            "name": self.name,
+            "vector": vector.digest(),
+            "blocks": list(self._blocks(vector)),
+            "strength": self._strength(vector),
+            "prompt": self.prompt,
+            "until": self.until,
+            "direction": self.direction,
+            **seed,
+        }
+
+    def label(self) -> str:
+        """Name and the parameters that differ from their defaults; of the file, its name."""
+        shown = [
+            f"{f.name}={Path(self.vector).stem if f.name == 'vector' else getattr(self, f.name)}"
+            for f in dataclasses.fields(self)
+            if getattr(self, f.name) != f.default
+        ]
+        return f"{self.name}:{','.join(shown)}"
+
+    def _load(self) -> SteeringVector:
+        path = Path(self.vector).expanduser()
+        try:
+            return _load(path, path.stat().st_mtime_ns)
+        except OSError:
+            return _load(path, 0)
+
+    def _check_fit(self, vector: SteeringVector, engine: Engine) -> None:
+        from .sites import model_shape
+        from .vector import check_fit
+
+        if isinstance(engine, ModelAccess):
+            check_fit(vector, engine.apply_model(model_shape), engine.identity.model)
+
+    def _blocks(self, vector: SteeringVector) -> tuple[int, ...]:
+        return vector.info.apply_layers if self.block is None else (self.block,)
+
+    def _strength(self, vector: SteeringVector) -> float:
+        strength = vector.info.gamma if self.strength is None else self.strength
+        if strength is None:
+            raise BadInput(
+                f"asc: {self.vector} names no strength; give strength=..., or find one with `laconic steer sweep`"
+            )
+        return float(strength)
+
+    def _step(self, vector: SteeringVector, block: int) -> torch.Tensor:
+        step = vector.step(block, self._strength(vector))
+        if self.direction == "negative":
+            return -step
+        return step if self.direction == "vector" else _random_like(step, self.seed + block)
+
+
+@lru_cache(maxsize=4)
+def _load(path: Path, modified: int) -> SteeringVector:
+    from .vector import load_vector
+
+    return load_vector(path)
+
+
+def _random_like(step: torch.Tensor, seed: int) -> torch.Tensor:
+    """A random direction of the same norm, the same on every machine."""
+    import torch
+
+    drawn = torch.randn(step.shape, generator=torch.Generator().manual_seed(seed))
+    return drawn * (step.norm() / drawn.norm())

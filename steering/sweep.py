@@ -1,0 +1,171 @@
+"""Where and how strongly to steer: block x strength on a dev set, each point a run folder of its own.
+
+The chosen point has the fewest thinking tokens among those whose accuracy is at most ``margin`` below the unsteered
+run's. Points that are stored already are read, not run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cot.engine import Engine, ModelAccess
+from cot.evaluate import EvalConfig, evaluate_into
+from cot.method import Method
+from eval_math.errors import BadInput
+from eval_math.files import write_json
+from eval_math.records import Json, Problem
+from eval_math.summary import SummaryRow, figures_json
+
+from .asc import Asc
+from .counting import Prompt, Until
+from .sites import model_shape
+from .vector import SteeringVector, load_vector, save_vector
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """The grid and the rule of choice."""
+
+    blocks: tuple[int, ...] | None = None
+    """Blocks to try, from 0; None = the vector's default block."""
+    strengths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    margin: float = 0.01
+    """Accuracy that may be lost, as a fraction."""
+    give_up: float = 0.2
+    """On a block, once a strength costs more accuracy than this, stronger ones are not run."""
+    prompt: Prompt = "last"
+    until: Until = "end_of_think"
+
+    def __post_init__(self) -> None:
+        if not self.strengths or any(not 0 < s < float("inf") for s in self.strengths):
+            raise BadInput(f"strengths: {self.strengths} given, at least one positive number expected")
+        if not 0 <= self.margin < 1 or not 0 <= self.give_up <= 1:
+            raise BadInput(f"margin={self.margin}, give_up={self.give_up}: fractions of 1 expected")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One steered run; ``run`` is None where it was given up on before."""
+
+    block: int
+    strength: float
+    run: SummaryRow | None
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """All points and the chosen one, None if no point is shorter at enough accuracy."""
+
+    base: SummaryRow
+    points: tuple[Point, ...]
+    best: Point | None
+    vector: Path | None
+    """The vector with the chosen block and strength as its defaults."""
+
+
+def sweep(  # noqa: PLR0913, PLR0917
+    engine: Engine,
+    problems: Sequence[Problem],
+    vector: Path,
+    out: Path,
+    config: SweepConfig = SweepConfig(),
+    evaluation: EvalConfig | None = None,
+) -> SweepResult:
+    """Run the unsteered baseline and each point on ``problems``.
+
+    Run folders, sweep.json and vector.safetensors (the chosen point as its default) go into ``out``.
+
+    Args:
+        evaluation: how problems are answered; None = one greedy answer each.
+
+    Raises:
+        BadInput: the vector does not fit the model, or has no direction at a block; no problems.
+        RunMismatch: ``out`` holds points of another configuration.
+    """
+    loaded = _load(engine, vector)
+    if not problems:
+        raise BadInput("sweep: no problems given; expected a dev set of about a hundred")
+    evaluation = evaluation or EvalConfig(problems[0].benchmark)
+    blocks = sorted(set(config.blocks or loaded.info.apply_layers))
+    for block in blocks:
+        loaded.step(block, 1.0)
+
+    def run(name: str, method: Method) -> SummaryRow:
+        return evaluate_into(out / name, problems, method, engine, evaluation)
+
+    base = run("base", Method())
+    points: list[Point] = []
+    for block in blocks:
+        hopeless = False
+        for strength in sorted(set(config.strengths)):
+            method = Asc(str(vector), block, strength, config.prompt, config.until)
+            point = Point(block, strength, None if hopeless else run(f"block{block}_strength{strength:g}", method))
+            hopeless = point.run is None or point.run.accuracy < base.accuracy - config.give_up
+            points.append(point)
+    best = choose(base, points, config.margin)
+    result = SweepResult(base, tuple(points), best, _save_tuned(loaded, best, out))
+    write_json(out / "sweep.json", sweep_json(result, config))
+    return result
+
+
+def choose(base: SummaryRow, points: Sequence[Point], margin: float) -> Point | None:
+    """The shortest point with accuracy >= base - margin that thinks less than the baseline, if any."""
+    # Accuracies are means of 0 and 1: the slack keeps a loss of exactly the margin inside it.
+    able = [
+        (point.run.thinking_tokens_mean, -point.run.accuracy, point.strength, point.block, point)
+        for point in points
+        if point.run is not None
+        and point.run.accuracy >= base.accuracy - margin - 1e-9
+        and point.run.thinking_tokens_mean < base.thinking_tokens_mean
+    ]
+    return min(able, key=lambda entry: entry[:4])[4] if able else None
+
+
+def sweep_json(result: SweepResult, config: SweepConfig) -> dict[str, Json]:
+    """The object of sweep.json."""
+    best = result.best
+    return {
+        "config": figures_json(config),
+        "base": figures_json(result.base),
+        "points": [figures_json(point) for point in result.points],
+        "best": {"block": best.block, "strength": best.strength} if best else None,
+        "vector": str(result.vector) if result.vector else None,
+    }
+
+
+def format_grid(result: SweepResult) -> str:
+    """A table of accuracy and mean thinking tokens, blocks down, strengths across; the chosen point is starred."""
+    strengths = sorted({point.strength for point in result.points})
+    cells = {(p.block, p.strength): _cell(p, p == result.best) for p in result.points}
+    lines = [f"{'block':>5}" + "".join(f"{strength:>18g}" for strength in strengths)]
+    for block in sorted({point.block for point in result.points}):
+        lines.append(f"{block:>5}" + "".join(f"{cells[block, s]:>18}" for s in strengths))
+    base = result.base
+    lines.append(
+        f"unsteered: accuracy {base.accuracy:.3f}, {base.thinking_tokens_mean:.1f} thinking tokens (n={base.n})"
+    )
+    return "\n".join(lines)
+
+
+def _cell(point: Point, chosen: bool) -> str:
+    if point.run is None:
+        return "-"
+    return f"{point.run.accuracy:.3f} / {point.run.thinking_tokens_mean:.1f}" + ("*" if chosen else " ")
+
+
+def _load(engine: Engine, path: Path) -> SteeringVector:
+    if not isinstance(engine, ModelAccess):
+        raise BadInput(
+            f"engine {engine.identity.engine!r} cannot be steered, its model is not in this process; use hf or vllm"
+        )
+    return load_vector(path, engine.apply_model(model_shape), engine.identity.model)
+
+
+def _save_tuned(vector: SteeringVector, best: Point | None, out: Path) -> Path | None:
+    if best is None:
+        return None
+    path = out / "vector.safetensors"
+    save_vector(vector.tuned(best.block, best.strength), path)
+    return path

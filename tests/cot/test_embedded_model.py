@@ -1,0 +1,117 @@
+"""The shipped checkpoint answers; the recipe learns in under a minute and resumes to the same weights."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import pytest
+
+from cot.embedded import MODEL_PATH, embedded_model_path
+from cot.embedded.problems import make_problems
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    from cot.embedded.decoding import Reasoner
+
+    return Reasoner.load(embedded_model_path())
+
+
+@pytest.fixture(scope="module")
+def problems():
+    return make_problems("test", 20, seed=1, steps=(2, 4))
+
+
+def test_the_checkpoint_is_small_enough_to_ship():
+    assert (MODEL_PATH / "model.safetensors").stat().st_size <= 12_000_000
+
+
+def test_it_answers_held_out_problems_and_over_thinks(shipped, problems):
+    from cot.embedded.measuring import CONCISE, measure
+
+    default = measure(shipped, problems)
+    brief = measure(shipped, problems, CONCISE)
+    assert default.right >= 18 and default.truncated == 0
+    assert brief.right >= 16 and brief.thinking_tokens <= 0.4 * default.thinking_tokens
+
+
+def test_without_thinking_it_mostly_fails(shipped, problems):
+    from cot.embedded.measuring import NO_THINKING, measure
+
+    assert measure(shipped, problems, NO_THINKING).right <= 6
+
+
+def test_own_decoding_equals_generate(shipped, problems):
+    from cot.embedded.decoding import decode_batch
+    from cot.embedded.tokens import chat_prompt
+
+    rows = [shipped.encode(chat_prompt(each.question)) for each in problems[:4]]
+    batched = decode_batch(shipped, rows, 0.0, torch.Generator())
+    for row, ids in zip(rows, batched, strict=True):
+        alone = shipped.model.generate(torch.tensor([row]), max_new_tokens=640, do_sample=False)[0, len(row) :]
+        assert alone.tolist() == ids
+
+
+def test_a_forced_end_of_thinking_gets_an_answer(shipped, problems):
+    from cot.embedded.decoding import complete
+    from cot.embedded.tokens import chat_prompt
+
+    prompts = [f"{chat_prompt(each.question)}So {each.equations[0]}.\n</think>\n\n" for each in problems]
+    done = complete(shipped, prompts)
+    assert sum(each.answer is not None for each in done) >= 18
+
+
+def test_the_test_size_learns_two_steps(tmp_path):
+    from cot.embedded.decoding import Reasoner
+    from cot.embedded.measuring import measure
+    from cot.embedded.recipe import recipe_for
+    from cot.embedded.tokens import save_tokenizer
+    from cot.embedded.training import Schedule, Trainer
+
+    tokenizer = save_tokenizer(tmp_path / "tokenizer")
+    trainer = Trainer(recipe_for("test"), tokenizer, tmp_path / "run", Schedule())
+    trainer.run()
+    found = measure(Reasoner(trainer.averaged_model(), tokenizer), make_problems("dev", 100, steps=(2, 2)))
+    # Guessing the likeliest number is right on about one problem in fifty.
+    assert found.accuracy >= 0.2, str(found)
+
+
+def tiny_run(folder, tokenizer, stops):
+    from cot.embedded.recipe import Architecture, Cycle, Mix, Recipe
+    from cot.embedded.training import Schedule, Trainer
+
+    small = Cycle(tokens=15_000, batch_tokens=1_024)
+    recipe = Recipe(
+        cycles=(small, replace(small, first_phase=0.0, mix=Mix(drill_later=0.2))),
+        architecture=Architecture(hidden=64, layers=1, heads=1, mlp=64),
+    )
+    for stop in stops:
+        trainer = Trainer(recipe, tokenizer, folder, Schedule())
+        trainer.run(stop_step=stop)
+    return trainer
+
+
+def test_a_resumed_run_gives_the_weights_of_an_undisturbed_one(tmp_path, shipped):
+    whole = tiny_run(tmp_path / "a", shipped.tokenizer, [14])
+    parts = tiny_run(tmp_path / "b", shipped.tokenizer, [5, 9, 14])
+    assert whole.progress.tokens == parts.progress.tokens > 0
+    for name, value in whole.average.weights.items():
+        assert torch.equal(value, parts.average.weights[name]), name
+
+
+def test_a_folder_of_another_recipe_is_refused(tmp_path, shipped):
+    from cot.embedded.recipe import recipe_for
+    from cot.embedded.training import Schedule, Trainer
+
+    tiny_run(tmp_path, shipped.tokenizer, [2])
+    with pytest.raises(ValueError, match="another recipe"):
+        Trainer(recipe_for("test", seed=9), shipped.tokenizer, tmp_path, Schedule()).run()
+
+
+def test_progress_is_logged(tmp_path, shipped, caplog):
+    with caplog.at_level(logging.INFO):
+        tiny_run(tmp_path, shipped.tokenizer, [20])
+    assert "tokens/s" in caplog.text and "minutes left" in caplog.text
