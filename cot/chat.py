@@ -44,8 +44,11 @@ class Chat:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids without special tokens; think tags stay."""
-        shown = [token for token in ids if token not in self.hidden_ids]
-        return str(self.tokenizer.decode(shown, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        return self.decode_all([token for token in ids if token not in self.hidden_ids])
+
+    def decode_all(self, ids: Sequence[int]) -> str:
+        """Text of ids, special tokens spelled out."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def split(self, prompt_ids: Sequence[int], output_ids: Sequence[int]) -> Split:
         """`thinking.split` with this tokenizer."""

@@ -127,9 +127,9 @@ def evaluate(problems: Sequence[Problem], method: Method, engine: Engine, run: R
     """
     check(problems, method, engine, config)
     plan = _Plan(problems, method, engine, config)
+    plan.check_stored(run)
     if config.retry_errors:
         run.drop(run.failed)
-    plan.check_stored(run)
     found = len(run.stored)
     seconds = 0.0
     with Progress(f"{run.info.benchmark} {method.label()}", len(plan.units), found) as progress:

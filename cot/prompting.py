@@ -16,7 +16,7 @@ from .method import Method
 
 @dataclass(frozen=True)
 class Concise(Method):
-    """A brevity prompt: ``text`` is added to the end of the question, on a line of its own."""
+    """A brevity prompt: ``text`` is added to the end of the question."""
 
     name: ClassVar[str] = "concise"
     summary: ClassVar[str] = "brevity prompt"
@@ -28,7 +28,7 @@ class Concise(Method):
         last = max((at for at, message in enumerate(messages) if message.role == "user"), default=None)
         if last is None:
             raise BadInput(f"problem {problem.id!r}: method concise needs a user turn to add its text to")
-        asked = replace(messages[last], content=f"{messages[last].content}\n{self.text}")
+        asked = replace(messages[last], content=f"{messages[last].content} {self.text}")
         return (*messages[:last], asked, *messages[last + 1 :])
 
 

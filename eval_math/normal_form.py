@@ -36,6 +36,11 @@ _SIMPLE: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
         (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])", "°"),
+        (
+            r"(?<=\d)\s*(?:\^\s*\{\s*\\(?:text|mathrm)\s*\{(?:st|nd|rd|th)\}\s*\}"
+            r"|\^?\s*\\(?:text|mathrm)\s*\{(?:st|nd|rd|th)\}|(?:st|nd|rd|th)\b)",
+            "",
+        ),
         (r"\\%|(?<=[\d}])\s*(?:percentage|percent|pct)\b", "%"),
         (r"\\(?:begin|end)\s*\{(?:align|aligned|equation|gather|gathered)\*?\}", " "),
         (r"\\(?:lbrace|\{)", r"\\{"),

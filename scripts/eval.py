@@ -182,11 +182,14 @@ def _flags(command: Eval) -> dict[str, Json]:
 
 
 def _show(command: Eval, folder: Path) -> None:
-    from eval_math.report.terminal import format_table
+    from eval_math.report import format_table, write_report
     from eval_math.summary import figures_json, write_summary
 
     from .command import write_figures
 
     row = write_summary(folder)
-    print(format_table([row]), f"\nrun: {folder}", sep="\n", file=sys.stderr if command.json == "-" else sys.stdout)
+    page = folder / "report.html"
+    write_report([folder], page)
+    stream = sys.stderr if command.json == "-" else sys.stdout
+    print(format_table([row]), f"\nrun: {folder}\nreport: {page}", sep="\n", file=stream)
     write_figures(command.json, {"folder": str(folder), **figures_json(row)})

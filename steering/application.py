@@ -79,14 +79,22 @@ def add_step(hidden: torch.Tensor, step: torch.Tensor, spans: Sequence[tuple[Row
         step: (hidden,) float32.
         spans: rows with the first and past-the-last sequence position to edit.
     """
-    changed = hidden.clone()
+    import torch
+
     step = step.to(hidden.device)
-    for row, start, stop in spans:
-        first = row.offset + start - row.first_position
-        index = slice(first, first + stop - start)
-        place = index if row.batch_row is None else (row.batch_row, index)
-        changed[place] = (hidden[place].float() + step).to(hidden.dtype)
-    return changed
+    states = hidden.reshape(-1, hidden.shape[-1])
+    places = [place for span in spans for place in _places(*span, width=hidden.shape[-2])]
+    if len(places) == len(states):
+        return (hidden.float() + step).to(hidden.dtype)
+    index = torch.tensor(places, device=hidden.device)
+    edited = (states[index].float() + step).to(hidden.dtype)
+    return states.index_copy(0, index, edited).view(hidden.shape)
+
+
+def _places(row: Row, start: int, stop: int, *, width: int) -> range:
+    """Where a span stands among the states of all rows, one row of ``width`` tokens after the other."""
+    first = row.offset + start - row.first_position + (row.batch_row or 0) * width
+    return range(first, first + stop - start)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from cot.engine import Engine, ModelAccess
 from cot.method import Method
 from eval_math.errors import BadInput
-from eval_math.records import Json
+from eval_math.records import Json, unit_seed
 
 from .counting import Prompt, Until
 
@@ -127,9 +127,9 @@ class Asc(Method):
 
     def _step(self, vector: SteeringVector, block: int) -> torch.Tensor:
         step = vector.step(block, self._strength(vector))
-        if self.direction == "negative":
-            return -step
-        return step if self.direction == "vector" else _random_like(step, self.seed + block)
+        if self.direction == "random":
+            return _random_like(step, unit_seed(self.seed, "random direction", block))
+        return -step if self.direction == "negative" else step
 
 
 @lru_cache(maxsize=4)

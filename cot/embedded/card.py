@@ -4,36 +4,62 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from eval_math.statistics import wilson
 
 from .decoding import GREEDY, Decoding, Reasoner, steered
-from .measuring import (
-    CAREFUL,
-    CONCISE,
-    NO_THINKING,
-    PLAIN,
-    Asking,
-    Measurement,
-    SteeringPoint,
-    level_vector,
-    measure,
-    steering_sweep,
-)
-from .problems import EmbeddedProblem, make_problems
+from .measuring import CAREFUL, CONCISE, NO_THINKING, PLAIN, Asking, Measurement, SteeringPoint, level_vector, measure
+from .problems import make_problems
 from .recipe import Recipe
 from .training import Progress
 
 log = logging.getLogger(__name__)
 
 STEPS = (2, 5)
-STRENGTHS = (0.35, 0.5, 0.75, 1.0)
-DEV_PROBLEMS = 300
+SWEEP = ((0, 0.25), (0, 0.35), (0, 0.5), (0, 0.75), (1, 0.35), (1, 0.5))
+DEV_PROBLEMS = 200
+SAMPLED_SHARE = 0.5
 LOSS_ALLOWED = 0.02
 BOXED = Asking("\nPlease reason step by step, and put your final answer within \\boxed{}.")
 SAMPLED = Decoding(temperature=0.6)
+PROMPTS = (
+    ("default", PLAIN, (GREEDY, SAMPLED)),
+    ("boxed instruction", BOXED, (GREEDY,)),
+    ("Think carefully.", CAREFUL, (GREEDY,)),
+    ("Be concise.", CONCISE, (GREEDY, SAMPLED)),
+    ("no thinking", NO_THINKING, (GREEDY, SAMPLED)),
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One measurement of a checkpoint: which problems, how they are asked, and a vector at `block` unless it is -1."""
+
+    folder: Path
+    split: str
+    count: int
+    label: str = "default"
+    asking: Asking = PLAIN
+    decoding: Decoding = GREEDY
+    block: int = -1
+    strength: float = 0.0
+
+    def run(self) -> Measurement:
+        """Load the checkpoint and measure, on one thread."""
+        import torch
+
+        torch.set_num_threads(1)
+        reasoner = Reasoner.load(self.folder)
+        problems = make_problems(self.split, self.count, steps=STEPS)
+        steering = nullcontext()
+        if self.block >= 0:
+            steering = steered(reasoner.model, self.block, self.strength * level_vector(reasoner, self.block))
+        with steering:
+            return measure(reasoner, problems, self.asking, self.decoding)
 
 
 @dataclass(frozen=True)
@@ -45,57 +71,51 @@ class CardRow:
     measurement: Measurement
 
 
-def write_card(folder: Path, recipe: Recipe, progress: Progress, problems: int = 1000) -> None:
+def write_card(folder: Path, recipe: Recipe, progress: Progress, problems: int = 1000, processes: int = 2) -> None:
     """Measure the checkpoint in `folder` on `problems` test problems of 2-5 steps; write card.json and README.md."""
-    reasoner = Reasoner.load(folder)
-    test = make_problems("test", problems, steps=STEPS)
-    sweep = dev_sweep(reasoner)
-    rows = [*card_rows(reasoner, test), *steered_rows(reasoner, test, best_point(sweep))]
-    card = card_record(reasoner, recipe, progress, rows, sweep)
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        sweep = run_sweep(pool, folder, recipe.architecture.layers)
+        log.info("card: best steering on dev: %s", best_point(sweep))
+        jobs = card_jobs(folder, problems, best_point(sweep))
+        measured = [logged(job, found) for job, found in zip(jobs, pool.imap(Job.run, jobs), strict=True)]
+    rows = [CardRow(job.label, job.decoding.temperature, found) for job, found in zip(jobs, measured, strict=True)]
+    card = card_record(folder, recipe, progress, rows, sweep)
     write_text(folder / "card.json", json.dumps(card, indent=1) + "\n")
     write_text(folder / "README.md", card_text(card))
 
 
-def card_rows(reasoner: Reasoner, problems: list[EmbeddedProblem]) -> list[CardRow]:
-    """Default, neutral instruction, brevity, care and no thinking; greedy, and at temperature 0.6 where it matters."""
-    asked = (
-        ("default", PLAIN, (GREEDY, SAMPLED)),
-        ("boxed instruction", BOXED, (GREEDY,)),
-        ("Be concise.", CONCISE, (GREEDY, SAMPLED)),
-        ("Think carefully.", CAREFUL, (GREEDY,)),
-        ("no thinking", NO_THINKING, (GREEDY, SAMPLED)),
-    )
-    return [
-        logged(CardRow(label, decoding.temperature, measure(reasoner, problems, asking, decoding)))
-        for label, asking, decodings in asked
+def card_jobs(folder: Path, problems: int, chosen: SteeringPoint | None) -> list[Job]:
+    """Every prompt of the card, then the default prompt under the chosen steering setting, greedy and sampled."""
+    counts = {GREEDY: problems, SAMPLED: int(problems * SAMPLED_SHARE)}
+    jobs = [
+        Job(folder, "test", counts[decoding], label, asking, decoding)
+        for label, asking, decodings in PROMPTS
         for decoding in decodings
     ]
+    if chosen is not None:
+        label = f"steered: block {chosen.block}, strength {chosen.strength}"
+        for decoding, count in counts.items():
+            jobs.append(Job(folder, "test", count, label, PLAIN, decoding, chosen.block, chosen.strength))
+    return jobs
 
 
-def steered_rows(reasoner: Reasoner, problems: list[EmbeddedProblem], chosen: SteeringPoint | None) -> list[CardRow]:
-    """The default prompt under the chosen steering setting, greedy and sampled; nothing if none was found."""
-    if chosen is None:
-        return []
-    label = f"steered: block {chosen.block}, strength {chosen.strength}"
-    with steered(reasoner.model, chosen.block, chosen.strength * level_vector(reasoner, chosen.block)):
-        return [
-            logged(CardRow(label, decoding.temperature, measure(reasoner, problems, PLAIN, decoding)))
-            for decoding in (GREEDY, SAMPLED)
-        ]
+def logged(job: Job, measurement: Measurement) -> Measurement:
+    """`measurement`, after a line in the log."""
+    log.info(
+        "card: %s T=%s %s",
+        f"{job.label} {job.split} {job.block} x{job.strength}",
+        job.decoding.temperature,
+        measurement,
+    )
+    return measurement
 
 
-def logged(row: CardRow) -> CardRow:
-    """`row`, after a line in the log."""
-    log.info("card: %s T=%s %s", row.label, row.temperature, row.measurement)
-    return row
-
-
-def dev_sweep(reasoner: Reasoner) -> list[SteeringPoint]:
-    """The unsteered model, then the last block and the one before it at each strength, on dev problems."""
-    dev = make_problems("dev", DEV_PROBLEMS, steps=STEPS)
-    last = reasoner.model.config.num_hidden_layers - 1
-    unsteered = SteeringPoint(-1, 0.0, measure(reasoner, dev))
-    return [unsteered, *steering_sweep(reasoner, dev, (last - 1, last), STRENGTHS)]
+def run_sweep(pool: multiprocessing.pool.Pool, folder: Path, layers: int) -> list[SteeringPoint]:
+    """The unsteered model, then each (blocks below the last, strength) of `SWEEP`, on dev problems."""
+    settings = [(-1, 0.0), *((layers - 1 - below, strength) for below, strength in SWEEP)]
+    jobs = [Job(folder, "dev", DEV_PROBLEMS, block=block, strength=each) for block, each in settings]
+    found = [logged(job, each) for job, each in zip(jobs, pool.imap(Job.run, jobs), strict=True)]
+    return [SteeringPoint(job.block, job.strength, each) for job, each in zip(jobs, found, strict=True)]
 
 
 def best_point(sweep: list[SteeringPoint]) -> SteeringPoint | None:
@@ -106,7 +126,7 @@ def best_point(sweep: list[SteeringPoint]) -> SteeringPoint | None:
 
 
 def card_record(
-    reasoner: Reasoner,
+    folder: Path,
     recipe: Recipe,
     progress: Progress,
     rows: list[CardRow],
@@ -115,7 +135,7 @@ def card_record(
     """The card as plain data."""
     return {
         "format": "laconic-embedded-card/1",
-        "parameters": sum(parameter.numel() for parameter in reasoner.model.parameters()),
+        "parameters": Reasoner.load(folder).model.num_parameters(),
         "recipe": asdict(recipe),
         "training": {
             "tokens": progress.tokens,
@@ -171,7 +191,6 @@ def card_text(card: dict[str, object]) -> str:
         steps=training["steps"],
         minutes=training["minutes"],
         seed=recipe["seed"],
-        n=test["results"][0]["n"],
         results="\n".join(result_line(result) for result in test["results"]),
         by_steps="\n".join(steps_line(result) for result in test["results"]),
         sweep="\n".join(sweep_line(point) for point in card["steering_dev"]),
@@ -183,8 +202,8 @@ def result_line(result: dict) -> str:
     """One row of the main table."""
     low, high = result["interval"]
     return (
-        f"| {result['prompt']} | {decoding_name(result)} | {result['accuracy']:.3f} | {low:.3f} to {high:.3f} "
-        f"| {result['thinking_tokens']:.1f} | {result['truncated']} |"
+        f"| {result['prompt']} | {decoding_name(result)} | {result['n']} | {result['accuracy']:.3f} "
+        f"| {low:.3f} to {high:.3f} | {result['thinking_tokens']:.1f} | {result['truncated']} |"
     )
 
 
@@ -218,10 +237,10 @@ def write_text(path: Path, text: str) -> None:
 
 TEXT = """# The embedded reasoner
 
-A {parameters}M-parameter Llama model ({layers} blocks, hidden size {hidden}, {heads} attention heads of width {head_dim},
-each with its own keys and values) that solves word problems by thinking, and thinks more than it needs to. It exists to
-test methods that shorten reasoning without a GPU or a download. It knows one kind of problem; nothing measured on it
-says anything about larger models.
+A {parameters}M-parameter Llama model ({layers} blocks, hidden size {hidden}, {heads} attention heads of width
+{head_dim}, each with its own keys and values) that solves word problems by thinking, and thinks more than it needs
+to. It exists to test methods that shorten reasoning without a GPU or a download. It knows one kind of problem;
+nothing measured on it says anything about larger models.
 
 - Data: procedurally made word problems of 1 to 6 arithmetic steps with integers from 1 to 199. Dev and test hold out
   whole equation chains, by hash. Traces have a persistent verbosity level; checks and recaps open with "Wait".
@@ -230,12 +249,12 @@ says anything about larger models.
 - Prompts: the chat template opens the think block; `enable_thinking=False` closes it again at once. "Be concise." and
   "Think carefully." after the question change the length.
 
-## Test problems of 2 to 5 steps, n={n} each
+## Test problems of 2 to 5 steps
 
 Intervals are Wilson 95%. Tokens are thinking tokens; "cut" counts answers that reached the token limit.
 
-| prompt | decoding | accuracy | interval | tokens | cut |
-|---|---|---|---|---|---|
+| prompt | decoding | n | accuracy | interval | tokens | cut |
+|---|---|---|---|---|---|---|
 {results}
 
 | prompt | decoding | 2 steps | 3 steps | 4 steps | 5 steps |

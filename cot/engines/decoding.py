@@ -170,7 +170,7 @@ class Decoder:
 
     def _stops_in_text(self, row: Running) -> bool:
         longest = max(map(len, row.stop_texts))
-        tail = self.desk.chat.decode(row.generated[-(TAIL_TOKENS + 4 * longest) :])
+        tail = self.desk.chat.decode_all(row.generated[-(TAIL_TOKENS + 4 * longest) :])
         return any(text in tail for text in row.stop_texts)
 
 

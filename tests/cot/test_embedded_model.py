@@ -79,7 +79,7 @@ def test_the_test_size_learns_two_steps(tmp_path):
     assert found.accuracy >= 0.2, str(found)
 
 
-def tiny_run(folder, tokenizer, stops):
+def tiny_trainer(folder, tokenizer):
     from cot.embedded.recipe import Architecture, Cycle, Mix, Recipe
     from cot.embedded.training import Schedule, Trainer
 
@@ -88,10 +88,28 @@ def tiny_run(folder, tokenizer, stops):
         cycles=(small, replace(small, first_phase=0.0, mix=Mix(drill_later=0.2))),
         architecture=Architecture(hidden=64, layers=1, heads=1, mlp=64),
     )
+    return Trainer(recipe, tokenizer, folder, Schedule(report_every=5, evaluate_every=0))
+
+
+def tiny_run(folder, tokenizer, stops):
     for stop in stops:
-        trainer = Trainer(recipe, tokenizer, folder, Schedule())
+        trainer = tiny_trainer(folder, tokenizer)
         trainer.run(stop_step=stop)
     return trainer
+
+
+def test_two_processes_do_what_one_does(tmp_path):
+    from cot.embedded.tokens import save_tokenizer
+    from cot.embedded.workers import train_in_processes
+
+    tokenizer = save_tokenizer(tmp_path / "tokenizer")
+    alone = tiny_run(tmp_path / "a", tokenizer, [None])
+    together = tiny_trainer(tmp_path / "b", tokenizer)
+    train_in_processes(together)
+    assert alone.progress.tokens == together.progress.tokens >= 30_000
+    for name, value in alone.average.weights.items():
+        # Gradients are averaged in another order, and Muon works in bfloat16.
+        assert torch.allclose(value, together.average.weights[name], atol=5e-2), name
 
 
 def test_a_resumed_run_gives_the_weights_of_an_undisturbed_one(tmp_path, shipped):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from cot.embedded import embedded_model_path
+from cot.embedded import MODEL_PATH, embedded_model_path
 from cot.embedded.problems import make_problems
 from cot.embedded.tokens import VOCABULARY_SIZE, chat_prompt
 from cot.embedded.traces import write_trace
 
 FOREIGN = [
-    "Janet\u2019s ducks lay 16 eggs per day. She eats three for breakfast every morning; how much is 1/2 of $18.50?",
+    "Janet\u2019s ducks lay 16 eggs per day. She eats three for breakfast; how much is 1/2 of $18.50?",
     "Find $\\frac{3}{4}x^2 + \\sqrt{7}$ if \\[x \\in \\mathbb{R}\\] and $x_1 = -2$.",
-    "\u6f22\u5b57 \u0440\u0443\u0441\u0441\u043a\u0438\u0439 \u00e9\u00e8 \U0001f600 \u2264\u2260\u221e \u200b tab\tend\r\n\r\n  two  spaces ",
+    "\u6f22\u5b57 \u0440\u0443\u0441 \u00e9\u00e8 \U0001f600 \u2264\u221e \u200b tab\tend\r\n\r\n  two  spaces ",
     "a 1 b 23  4\n5",
 ]
 
@@ -29,6 +29,13 @@ def test_any_text_round_trips(tokenizer, text):
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(ids) == text
     assert max(ids) < VOCABULARY_SIZE
+
+
+def test_the_recipe_builds_the_shipped_tokenizer(tokenizer, tmp_path):
+    from cot.embedded.tokens import save_tokenizer
+
+    save_tokenizer(tmp_path)
+    assert (tmp_path / "tokenizer.json").read_text() == (MODEL_PATH / "tokenizer.json").read_text()
 
 
 def test_digits_are_single_tokens_and_words_are_whole(tokenizer):

@@ -83,9 +83,9 @@ def test_bad_specifications(odd, spec, message):
         parse_method(spec)
 
 
-def test_concise_adds_a_line_to_the_last_user_turn():
+def test_concise_adds_its_text_to_the_last_user_turn():
     turns = (Message("system", "s"), Message("user", "q"), Message("assistant", "a"))
-    assert Concise(text="Short.").messages(PROBLEM, turns) == (turns[0], Message("user", "q\nShort."), turns[2])
+    assert Concise(text="Short.").messages(PROBLEM, turns) == (turns[0], Message("user", "q Short."), turns[2])
     with pytest.raises(BadInput, match="needs a user turn"):
         Concise().messages(PROBLEM, turns[:1])
 

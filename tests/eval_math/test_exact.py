@@ -42,6 +42,8 @@ def value(text: str) -> Fraction:
         ("\\lfloor 7/2 \\rfloor", Fraction(3)),
         ("864 \\mbox{ inches}^2", Fraction(864)),
         ("5 cm", Fraction(5)),
+        ("12^{\\mathrm{th}} \\text{ grade}", Fraction(12)),
+        ("42nd", Fraction(42)),
         ("90^\\circ", Fraction(90)),
         ("-2^2", Fraction(-4)),
         ("2 - -3", Fraction(5)),

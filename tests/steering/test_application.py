@@ -91,6 +91,16 @@ def test_teacher_forced_scores_equal_the_reference(engine, step, prompt):
         assert max(abs(a - b) for a, b in zip(found, without, strict=True)) > 0.01
 
 
+def test_teacher_forced_scores_stop_at_the_end_of_thinking(engine, step):
+    before, after = engine.encode("<think>ab"), engine.encode("cd</think>ef")
+    with steer(engine, Steering({BLOCK: step})):
+        [found] = engine.score([(before, after)])
+    ids, end = [*before, *after], len(before) + 2
+    logs = engine.apply_model(lambda m: edited(m, ids, len(before) - 1, end, step)[0].log_softmax(-1))
+    expected = [float(logs[len(before) - 1 + k, token]) for k, token in enumerate(after)]
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
 def test_only_the_chosen_positions_of_the_chosen_block_move(engine, step):
     ids = engine.encode("some words here")
 

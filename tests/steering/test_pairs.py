@@ -19,19 +19,8 @@ def words(text):
 def sample(problem, number, tokens, status="correct", **more):
     closed = more.pop("closed", True)
     text = "" if tokens == 0 else f"think{tokens} " * (tokens - 1) + ("</think>" if closed else "on") + f" {problem}"
-    trace = Trace(
-        problem,
-        number,
-        "none",
-        text,
-        "thought",
-        problem,
-        5,
-        tokens,
-        1,
-        more.pop("finish", "stop"),
-        key=f"{problem}{number}",
-    )
+    finish, key = more.pop("finish", "stop"), f"{problem}/{number}"
+    trace = Trace(problem, number, "none", text, "thought", problem, 5, tokens, 1, finish, key=key)
     return trace, Grade(problem, number, status, **more) if status else None
 
 
@@ -154,7 +143,8 @@ def test_pairs_from_a_file_with_reasons(tmp_path):
     made = pairs_from_file(write_rows(tmp_path / "f.jsonl", *rows), words, verdict_by_gold)
     assert [p.problem_id for p in made.pairs] == ["p1", "7"] and made.pairs[0].source == "file:f.jsonl"
     assert reasons(made) == {
-        "again": "duplicate", "p2": "not_correct", "f/5": "improper_end", "f/6": "empty", "f/7": "ratio", "f/8": "identical",
+        "again": "duplicate", "p2": "not_correct", "f/5": "improper_end", "f/6": "empty",
+        "f/7": "ratio", "f/8": "identical",
     }  # fmt: skip
 
 

@@ -99,11 +99,8 @@ def rewrite(path, tensors=(), metadata=(), drop=()):
         facts = file.metadata()
     content |= dict(tensors)
     facts |= dict(metadata)
-    save_file(
-        {k: v for k, v in content.items() if k not in drop},
-        str(path),
-        {k: v for k, v in facts.items() if k not in drop},
-    )
+    kept, told = ({k: v for k, v in found.items() if k not in drop} for found in (content, facts))
+    save_file(kept, str(path), told)
 
 
 @pytest.mark.parametrize(
