@@ -137,7 +137,8 @@ def _starts_open(ids: Sequence[int], tags: ThinkTags, decode: Decode, text: str)
 
 def _bare(ids: Sequence[int], tags: ThinkTags, decode: Decode) -> str:
     if tags.end_id is not None:
-        return decode([token for token in ids if token not in tags.ids])
+        hidden = tags.ids
+        return decode([token for token in ids if token not in hidden])
     return _without_tags(decode(ids), tags)
 
 

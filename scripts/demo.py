@@ -29,7 +29,7 @@ class Demo:
     """Held-out problems per method."""
     blocks: tuple[int, ...] = ()
     """Blocks to sweep, from 0; default: the last two."""
-    strengths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    strengths: tuple[float, ...] = (0.15, 0.25, 0.35, 0.5)
     """Strengths to sweep."""
     margin: float = 0.02
     """Accuracy that the sweep may give up, as a fraction."""

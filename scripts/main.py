@@ -102,6 +102,7 @@ def _unknown(words: Sequence[str]) -> int:
 def _run(name: tuple[str, ...], words: Sequence[str]) -> int:
     from .command import parse
 
+    _quieten()
     entry = COMMANDS[name]
     module = importlib.import_module(f".{entry.module}", __package__)
     command = parse(getattr(module, entry.flags), words, prog="laconic " + " ".join(name))
@@ -120,6 +121,12 @@ def _refuse_shadows() -> None:
                 f"package {package!r} comes from {origin or 'nowhere'}, not from laconic ({root}); "
                 "another distribution or a file of yours shadows it: rename that file or use a fresh environment"
             )
+
+
+def _quieten() -> None:
+    """Notes that libraries print while they are imported would bury what the command says; set before any import."""
+    for name, value in {"TORCH_CPP_LOG_LEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false"}.items():
+        os.environ.setdefault(name, value)
 
 
 def _version() -> str:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from eval_math.records import Pair
+    from steering.extraction import Extraction
 
 
 @dataclass(frozen=True)
@@ -21,8 +25,8 @@ class SteerExtract:
     """The vector file."""
     pooling: Literal["last", "mean_response", "boundary"] = "last"
     """last: the final token of a side. mean_response: all its tokens. boundary: those that end a sentence or line."""
-    span: Literal["response", "thinking"] = "response"
-    """Read the whole response, or up to the end of thinking where both sides have one."""
+    span: Literal["thinking", "response"] = "thinking"
+    """Read a side up to the end of thinking where both sides have one, or the whole response."""
     max_tokens: int | None = None
     """Longest question + response; longer pairs are skipped. Default: what the model was made for."""
     batch_tokens: int = 8192
@@ -40,12 +44,7 @@ def run(command: SteerExtract) -> int:
     import logging
     import sys
 
-    from cot.engine import EngineConfig, ModelAccess
-    from cot.engines import open_engine
-    from eval_math.errors import BadInput
-    from steering.extraction import Recipe, extract
     from steering.pairs import load_pairs
-    from steering.sites import model_shape, parse_blocks
     from steering.vector import save_vector
 
     from .command import write_figures
@@ -53,21 +52,7 @@ def run(command: SteerExtract) -> int:
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     pairs = load_pairs(command.pairs)
-    engine = open_engine(EngineConfig(command.model, "hf", dtype=command.dtype, device=command.device))
-    try:
-        if not isinstance(engine, ModelAccess):
-            raise BadInput("the hf engine gives no access to its model; is another package shadowing it?")
-        blocks = parse_blocks(command.blocks, engine.apply_model(model_shape).num_layers)
-        recipe = Recipe(
-            blocks,
-            pooling=command.pooling,
-            span=command.span,
-            batch_tokens=command.batch_tokens,
-            max_tokens=command.max_tokens,
-        )
-        result = extract(engine, pairs, recipe, on_progress=_show_progress)
-    finally:
-        engine.close()
+    result = _extract(command, pairs)
     save_vector(result.vector, command.out)
     shown = sys.stderr if command.json == "-" else sys.stdout
     print(f"{len(pairs)} pairs, {result.vector.info.n_pairs} used, {len(result.skipped)} skipped", file=shown)
@@ -77,6 +62,26 @@ def run(command: SteerExtract) -> int:
     figures = {"pairs": len(pairs), "skipped": len(result.skipped), "out": str(command.out)}
     write_figures(command.json, {**figures, **vector_figures(result.vector)})
     return 0
+
+
+def _extract(command: SteerExtract, pairs: list[Pair]) -> Extraction:
+    from cot.engine import EngineConfig
+    from cot.engines import open_engine
+    from steering.extraction import Recipe, extract
+    from steering.sites import engine_shape, parse_blocks
+
+    engine = open_engine(EngineConfig(command.model, "hf", dtype=command.dtype, device=command.device))
+    try:
+        recipe = Recipe(
+            parse_blocks(command.blocks, engine_shape(engine).num_layers),
+            pooling=command.pooling,
+            span=command.span,
+            batch_tokens=command.batch_tokens,
+            max_tokens=command.max_tokens,
+        )
+        return extract(engine, pairs, recipe, on_progress=_show_progress)
+    finally:
+        engine.close()
 
 
 def _show_progress(done: int, total: int) -> None:

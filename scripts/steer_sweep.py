@@ -30,7 +30,7 @@ class SteerSweep:
     """Number of problems."""
     blocks: str | None = None
     """Blocks to try, from 0: all, 3, 1,2,5 or 8-12; default: the vector's own."""
-    strengths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    strengths: tuple[float, ...] = (0.1, 0.2, 0.35, 0.5)
     """Multiples of the direction."""
     margin: float = 0.01
     """Accuracy that may be lost, as a fraction."""
@@ -67,11 +67,13 @@ def run(command: SteerSweep) -> int:
     from cot.engine import EngineConfig
     from cot.engines import open_engine
     from steering.sweep import format_grid, sweep, sweep_json
+    from steering.vector import load_vector
 
     from .command import write_figures
     from .eval import parse_options
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    load_vector(command.vector)
     split = command.split or ("dev" if command.benchmark.partition(":")[0] == "embedded" else "train")
     problems = load(command.benchmark, split=split, data=command.data, limit=command.limit)
     engine = open_engine(
@@ -96,13 +98,10 @@ def run(command: SteerSweep) -> int:
 
 
 def _config(command: SteerSweep, engine: Engine) -> SweepConfig:
-    from cot.engine import ModelAccess
-    from steering.sites import model_shape, parse_blocks
+    from steering.sites import engine_shape, parse_blocks
     from steering.sweep import SweepConfig
 
-    blocks = None
-    if command.blocks is not None and isinstance(engine, ModelAccess):
-        blocks = parse_blocks(command.blocks, engine.apply_model(model_shape).num_layers)
+    blocks = None if command.blocks is None else parse_blocks(command.blocks, engine_shape(engine).num_layers)
     return SweepConfig(blocks, command.strengths, margin=command.margin, give_up=command.give_up)
 
 

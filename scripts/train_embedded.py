@@ -21,11 +21,11 @@ class TrainEmbedded:
     seed: int = 0
     """Seed of weights and data."""
     length: float = 1.0
-    """Scale of the training length; 1 is 19 million tokens for the default size."""
+    """Scale of the training length; 1 is 18 million tokens for the default size."""
     processes: bool = True
     """One single-threaded process per batch of a step (two by default); otherwise one process with two threads."""
     card: int = 1000
-    """Held-out problems for the model card; 0 writes none."""
+    """Held-out problems for the model card (default size only); 0 writes none."""
     evaluate_every: int = 300
     """Steps between measurements on dev problems; 0 for none."""
 
@@ -61,7 +61,7 @@ def run(command: TrainEmbedded) -> int:
     else:
         trainer.run(evaluate)
     export_model(trainer.averaged_model(), command.out)
-    if command.card:
+    if command.card and command.size == "default":
         write_card(command.out, recipe, trainer.progress, problems=command.card)
     print(f"wrote {command.out}")
     return 0

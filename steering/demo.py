@@ -41,8 +41,8 @@ from .sites import model_shape
 from .sweep import Point, SweepConfig, format_grid, sweep
 from .vector import save_vector
 
-SPARE_PROBLEMS = 1.6
-"""Train problems per pair asked for: some are answered wrong, or as shortly without being asked."""
+SPARE_PROBLEMS = 1.1
+"""Train problems per pair asked for: some are answered wrong."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class DemoPlan:
     test: int = 300
     blocks: tuple[int, ...] | None = None
     """Blocks to sweep; None = the last two."""
-    strengths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    strengths: tuple[float, ...] = (0.15, 0.25, 0.35, 0.5)
     margin: float = 0.02
     max_tokens: int = 512
     batch_size: int = 64
@@ -127,9 +127,9 @@ def matching_budget(lengths: Sequence[int], mean: float) -> int:
 def _prepare(plan: DemoPlan, folder: Path, engine: Engine, say: Say) -> Point:
     """Pairs, vector and sweep; returns the point to test."""
     pairs = _make_pairs(plan, folder, engine, say)
-    say(f"vector: the mean difference at the last token of {len(pairs.pairs)} pairs, every block")
+    say(f"vector: the mean difference at the end of thinking of {len(pairs.pairs)} pairs, every block")
     with _reference(plan, engine) as reference:
-        vector = extract(reference, load_pairs(folder / "pairs.jsonl"), Recipe()).vector
+        vector = extract(reference, load_pairs(folder / "pairs.jsonl"), Recipe(span="thinking")).vector
         n_blocks = reference.apply_model(model_shape).num_layers  # type: ignore[attr-defined]
     save_vector(vector, folder / "vector.safetensors")
     blocks = plan.blocks or (n_blocks - 2, n_blocks - 1)

@@ -29,7 +29,7 @@ Span = Literal["response", "thinking"]
 Prompt = Callable[[Pair], tuple[Message, ...]]
 
 DEFAULT_DEPTH = 0.72
-DEFAULT_GAMMA = 0.5
+DEFAULT_GAMMA = 0.25
 BOUNDARY_ENDS = (".", ";", ":", "\n")
 
 
@@ -41,8 +41,9 @@ class Recipe:
     """Blocks to read, from 0; None = all."""
     pooling: Pooling = "last"
     """last: the final token. mean_response: all of them. boundary: tokens that end a sentence, line or step."""
-    span: Span = "response"
-    """How far a side is read: the whole response, or up to the end of thinking where both sides have one."""
+    span: Span = "thinking"
+    """How far a side is read: up to the end of thinking where both sides have one, or the whole response. By its end an
+    answer has washed out how it was reached."""
     estimator: str = "mean_diff"
     batch_tokens: int = 8192
     """Padded tokens per forward pass."""
@@ -200,7 +201,7 @@ def _info(engine: Engine, shape: ModelShape, recipe: Recipe, used: Sequence[Pair
         gamma=DEFAULT_GAMMA,
         estimator=recipe.estimator,
         n_pairs=len(used),
-        position=recipe.pooling if recipe.span == "response" else f"{recipe.pooling}:{recipe.span}",
+        position=f"{recipe.pooling}:{recipe.span}",
         pair_source="; ".join(sorted({pair.source for pair in used})),
         source_sha256=digest([[p.question, p.long, p.short] for p in used], 64),
         version=_version(),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cot.engine import Engine, ModelAccess
 from eval_math.errors import BadInput
 
 if TYPE_CHECKING:
@@ -64,6 +65,17 @@ def model_shape(model: Any) -> ModelShape:
             f"{type(model).__name__}: its configuration has no hidden_size, so no vector can be fitted to it"
         )
     return ModelShape(width, len(find_blocks(model)), str(getattr(text, "model_type", "unknown")))
+
+
+def engine_shape(engine: Engine) -> ModelShape:
+    """`model_shape` of an engine's model.
+
+    Raises:
+        BadInput: the engine's model is not in this process.
+    """
+    if not isinstance(engine, ModelAccess):
+        raise BadInput(f"engine {engine.identity.engine!r}: its model is not in this process; use hf or vllm")
+    return engine.apply_model(model_shape)
 
 
 def check_blocks(blocks: Iterable[int], num_layers: int) -> tuple[int, ...]:

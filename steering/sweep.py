@@ -6,11 +6,11 @@ run's. Points that are stored already are read, not run again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cot.engine import Engine, ModelAccess
+from cot.engine import Engine
 from cot.evaluate import EvalConfig, evaluate_into
 from cot.method import Method
 from eval_math.errors import BadInput
@@ -20,7 +20,7 @@ from eval_math.summary import SummaryRow, figures_json
 
 from .asc import Asc
 from .counting import Prompt, Until
-from .sites import model_shape
+from .sites import engine_shape
 from .vector import SteeringVector, load_vector, save_vector
 
 
@@ -30,7 +30,7 @@ class SweepConfig:
 
     blocks: tuple[int, ...] | None = None
     """Blocks to try, from 0; None = the vector's default block."""
-    strengths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    strengths: tuple[float, ...] = (0.1, 0.2, 0.35, 0.5)
     margin: float = 0.01
     """Accuracy that may be lost, as a fraction."""
     give_up: float = 0.2
@@ -84,7 +84,7 @@ def sweep(  # noqa: PLR0913, PLR0917
         BadInput: the vector does not fit the model, or has no direction at a block; no problems.
         RunMismatch: ``out`` holds points of another configuration.
     """
-    loaded = _load(engine, vector)
+    loaded = load_vector(vector, engine_shape(engine), engine.identity.model)
     if not problems:
         raise BadInput("sweep: no problems given; expected a dev set of about a hundred")
     evaluation = evaluation or EvalConfig(problems[0].benchmark)
@@ -96,6 +96,16 @@ def sweep(  # noqa: PLR0913, PLR0917
         return evaluate_into(out / name, problems, method, engine, evaluation)
 
     base = run("base", Method())
+    points = _run_grid(vector, blocks, config, base, run)
+    best = choose(base, points, config.margin)
+    result = SweepResult(base, tuple(points), best, _save_tuned(loaded, best, out))
+    write_json(out / "sweep.json", sweep_json(result, config))
+    return result
+
+
+def _run_grid(
+    vector: Path, blocks: Sequence[int], config: SweepConfig, base: SummaryRow, run: Callable[[str, Method], SummaryRow]
+) -> list[Point]:
     points: list[Point] = []
     for block in blocks:
         hopeless = False
@@ -104,10 +114,7 @@ def sweep(  # noqa: PLR0913, PLR0917
             point = Point(block, strength, None if hopeless else run(f"block{block}_strength{strength:g}", method))
             hopeless = point.run is None or point.run.accuracy < base.accuracy - config.give_up
             points.append(point)
-    best = choose(base, points, config.margin)
-    result = SweepResult(base, tuple(points), best, _save_tuned(loaded, best, out))
-    write_json(out / "sweep.json", sweep_json(result, config))
-    return result
+    return points
 
 
 def choose(base: SummaryRow, points: Sequence[Point], margin: float) -> Point | None:
@@ -153,14 +160,6 @@ def _cell(point: Point, chosen: bool) -> str:
     if point.run is None:
         return "-"
     return f"{point.run.accuracy:.3f} / {point.run.thinking_tokens_mean:.1f}" + ("*" if chosen else " ")
-
-
-def _load(engine: Engine, path: Path) -> SteeringVector:
-    if not isinstance(engine, ModelAccess):
-        raise BadInput(
-            f"engine {engine.identity.engine!r} cannot be steered, its model is not in this process; use hf or vllm"
-        )
-    return load_vector(path, engine.apply_model(model_shape), engine.identity.model)
 
 
 def _save_tuned(vector: SteeringVector, best: Point | None, out: Path) -> Path | None:

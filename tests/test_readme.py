@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALLER = {"demo": ["--pairs", "24", "--dev", "12", "--test", "24", "--blocks", "3", "--strengths", "0.5"]}
+SMALLER = {"demo": ["--pairs", "24", "--dev", "12", "--test", "24", "--blocks", "3", "--strengths", "0.25"]}
 
 
 def commands(text: str) -> list[list[str]]:

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from .mix import Row, draw_drill, draw_first_phase_row, draw_row
 from .problems import EmbeddedProblem, stream_problems
 from .recipe import Cycle
+from .tokens import PAD, token_id
 
 ROWS_PER_CHUNK = 1_024
 IGNORED = -100
@@ -42,12 +43,12 @@ def chunk_batches(
 ) -> Iterator[Batch]:
     """The batches of one chunk, in their fixed order."""
     rng = random.Random(f"{seed}:{chunk}:{int(first_phase)}")
-    problems = stream_problems("train", f"mix-{seed}-{chunk}", cycle.mix.steps)
+    problems = stream_problems("train", f"mix-{seed}-{chunk}", cycle.mix.steps, cycle.mix.largest)
     rows = encode_rows(tokenizer, chunk_rows(problems, cycle, first_phase, rng))
     groups = group_by_length(rows, cycle.batch_tokens)
     rng.shuffle(groups)
     for group in groups:
-        yield collate(group, tokenizer.pad_token_id)
+        yield collate(group, token_id(tokenizer, PAD))
 
 
 def chunk_rows(problems: Iterator[EmbeddedProblem], cycle: Cycle, first_phase: bool, rng: random.Random) -> list[Row]:
@@ -57,7 +58,7 @@ def chunk_rows(problems: Iterator[EmbeddedProblem], cycle: Cycle, first_phase: b
         if first_phase:
             rows.append(draw_first_phase_row(next(problems), cycle.mix, rng, cycle.verbosity))
         elif rng.random() < cycle.mix.drill_later:
-            rows.append(draw_drill(rng))
+            rows.append(draw_drill(rng, cycle.mix.largest))
         else:
             rows.append(draw_row(next(problems), cycle.mix, rng, cycle.verbosity))
     return rows

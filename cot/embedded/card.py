@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
+import multiprocessing as mp
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from multiprocessing.pool import Pool
 from pathlib import Path
+from typing import Any
 
 from eval_math.statistics import wilson
 
@@ -18,6 +20,8 @@ from .recipe import Recipe
 from .training import Progress
 
 log = logging.getLogger(__name__)
+
+Record = dict[str, Any]
 
 STEPS = (2, 5)
 SWEEP = ((0, 0.25), (0, 0.35), (0, 0.5), (0, 0.75), (1, 0.35), (1, 0.5))
@@ -73,7 +77,7 @@ class CardRow:
 
 def write_card(folder: Path, recipe: Recipe, progress: Progress, problems: int = 1000, processes: int = 2) -> None:
     """Measure the checkpoint in `folder` on `problems` test problems of 2-5 steps; write card.json and README.md."""
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+    with mp.get_context("spawn").Pool(processes) as pool:
         sweep = run_sweep(pool, folder, recipe.architecture.layers)
         log.info("card: best steering on dev: %s", best_point(sweep))
         jobs = card_jobs(folder, problems, best_point(sweep))
@@ -110,7 +114,7 @@ def logged(job: Job, measurement: Measurement) -> Measurement:
     return measurement
 
 
-def run_sweep(pool: multiprocessing.pool.Pool, folder: Path, layers: int) -> list[SteeringPoint]:
+def run_sweep(pool: Pool, folder: Path, layers: int) -> list[SteeringPoint]:
     """The unsteered model, then each (blocks below the last, strength) of `SWEEP`, on dev problems."""
     settings = [(-1, 0.0), *((layers - 1 - below, strength) for below, strength in SWEEP)]
     jobs = [Job(folder, "dev", DEV_PROBLEMS, block=block, strength=each) for block, each in settings]
@@ -131,7 +135,7 @@ def card_record(
     progress: Progress,
     rows: list[CardRow],
     sweep: list[SteeringPoint],
-) -> dict[str, object]:
+) -> Record:
     """The card as plain data."""
     return {
         "format": "laconic-embedded-card/1",
@@ -151,12 +155,12 @@ def card_record(
     }
 
 
-def row_record(row: CardRow) -> dict[str, object]:
+def row_record(row: CardRow) -> Record:
     """One row as plain data."""
     return {"prompt": row.label, "temperature": row.temperature, **measurement_record(row.measurement)}
 
 
-def measurement_record(measurement: Measurement) -> dict[str, object]:
+def measurement_record(measurement: Measurement) -> Record:
     """A measurement with its Wilson interval, by number of steps as well."""
     return {
         "n": measurement.n,
@@ -177,7 +181,7 @@ def interval(right: int, n: int) -> list[float]:
     return [round(bounds.low, 4), round(bounds.high, 4)]
 
 
-def card_text(card: dict[str, object]) -> str:
+def card_text(card: Record) -> str:
     """The README of the checkpoint."""
     recipe, training, test = card["recipe"], card["training"], card["test"]
     shape = recipe["architecture"]
@@ -198,7 +202,7 @@ def card_text(card: dict[str, object]) -> str:
     )
 
 
-def result_line(result: dict) -> str:
+def result_line(result: Record) -> str:
     """One row of the main table."""
     low, high = result["interval"]
     return (
@@ -207,7 +211,7 @@ def result_line(result: dict) -> str:
     )
 
 
-def steps_line(result: dict) -> str:
+def steps_line(result: Record) -> str:
     """One row of the table by number of steps."""
     cells = [
         f"{each['accuracy']:.3f} ({each['interval'][0]:.3f} to {each['interval'][1]:.3f}, n={each['n']})"
@@ -216,14 +220,14 @@ def steps_line(result: dict) -> str:
     return f"| {result['prompt']} | {decoding_name(result)} | " + " | ".join(cells) + " |"
 
 
-def sweep_line(point: dict) -> str:
+def sweep_line(point: Record) -> str:
     """One row of the steering table."""
     setting = "unsteered" if point["block"] < 0 else f"block {point['block']}, strength {point['strength']}"
     low, high = point["interval"]
     return f"| {setting} | {point['accuracy']:.3f} | {low:.3f} to {high:.3f} | {point['thinking_tokens']:.1f} |"
 
 
-def decoding_name(result: dict) -> str:
+def decoding_name(result: Record) -> str:
     """How a result was decoded."""
     return "greedy" if result["temperature"] == 0 else f"T={result['temperature']}"
 

@@ -148,10 +148,8 @@ def reserved_cache(model: PreTrainedModel, rows: int, capacity: int) -> DynamicC
     """An empty cache with room for `capacity` positions of `rows` rows."""
     config = model.config
     cache = DynamicCache()
-    cache.layers = [
-        ReservedLayer(rows, config.num_key_value_heads, capacity, config.head_dim)
-        for _ in range(config.num_hidden_layers)
-    ]
+    for _ in range(config.num_hidden_layers):
+        cache.layers.append(ReservedLayer(rows, config.num_key_value_heads, capacity, config.head_dim))
     return cache
 
 
@@ -169,9 +167,8 @@ def read_completion(tokenizer: PreTrainedTokenizerBase, prompt: str, ids: list[i
     body = ids if truncated else ids[:-1]
     closed = prompt.rstrip().endswith(END_THINK)
     cut = body.index(end_think) if end_think in body and not closed else (0 if closed else len(body))
-    thinking = body[:cut]
-    text = tokenizer.decode(body[cut if closed else cut + 1 :])
-    return Completion(tokenizer.decode(thinking), text, boxed(text), len(thinking), truncated)
+    thinking, text = (str(tokenizer.decode(part)) for part in (body[:cut], body[cut if closed else cut + 1 :]))
+    return Completion(thinking, text, boxed(text), cut, truncated)
 
 
 def boxed(text: str) -> str | None:

@@ -108,7 +108,7 @@ def dev_line(reasoner: Reasoner, recipe: Recipe, count: int = 128) -> str:
     """One line for the training log: dev accuracy under each prompt and a point of the steering sweep."""
     mix = recipe.cycles[-1].mix
     most = mix.steps[1]
-    problems = make_problems("dev", count, steps=(min(2, most), min(5, most)))
+    problems = make_problems("dev", count, steps=(min(2, most), min(5, most)), largest=mix.largest)
     parts = [f"default {measure(reasoner, problems)}"]
     if mix.concise:
         parts.append(f"concise {measure(reasoner, problems, CONCISE)}")

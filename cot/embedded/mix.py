@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from .problems import OPERATION_WEIGHTS, EmbeddedProblem, draw_step
+from .problems import LARGEST, OPERATION_WEIGHTS, EmbeddedProblem, draw_step
 from .recipe import Mix
 from .traces import DEFAULT_VERBOSITY, Verbosity, answer_sentence, draw_level, trace_sentences, write_trace
 
@@ -51,9 +51,9 @@ def draw_row(problem: EmbeddedProblem, mix: Mix, rng: random.Random, verbosity: 
     return solve_row(problem, question, kind, write_trace(problem, draw_level(rng, verbosity), rng, verbosity))
 
 
-def draw_drill(rng: random.Random) -> Row:
+def draw_drill(rng: random.Random, largest: int = LARGEST) -> Row:
     """Bare arithmetic: several independent equations in one row."""
-    equations = [random_equation(rng) for _ in range(DRILLS_PER_ROW)]
+    equations = [random_equation(rng, largest) for _ in range(DRILLS_PER_ROW)]
     asked = ", ".join(equation.split("=")[0] for equation in equations)
     thinking = " ".join(f"So {equation}." for equation in equations)
     answer = answer_sentence(equations[-1].split("=")[1])
@@ -65,7 +65,7 @@ def draw_first_phase_row(
 ) -> Row:
     """One row of the first phase: a drill or a concise trace under the default prompt."""
     if rng.random() < mix.drill:
-        return draw_drill(rng)
+        return draw_drill(rng, mix.largest)
     question = with_suffix(problem.question, mix, rng)
     return solve_row(problem, question, "solve", write_trace(problem, 0, rng, verbosity))
 
@@ -121,14 +121,15 @@ def with_instruction(problem: EmbeddedProblem, instruction: str, mix: Mix, rng: 
     return f"{question}{rng.choice(SEPARATORS)}{instruction}"
 
 
-def random_equation(rng: random.Random) -> str:
-    """One equation with the operations of the word problems, numbers between 1 and 199."""
+def random_equation(rng: random.Random, largest: int) -> str:
+    """One equation with the operations of the word problems, numbers between 1 and `largest`."""
     if rng.random() < 0.1:
-        a, b = rng.randint(2, 12), rng.randint(2, 15)
+        a = rng.randint(2, min(12, largest // 5))
+        b = rng.randint(2, min(15, largest // a))
         return f"{a}*{b}={a * b}"
     while True:
-        value = rng.randint(2, 199)
-        operation, operand, result = draw_step(rng, value)
+        value = rng.randint(2, largest)
+        operation, operand, result = draw_step(rng, value, largest)
         # Divisible numbers are rare, so a draw of an operation that is feasible for few values is always kept.
         if operation in "*/" or rng.random() < OPERATION_WEIGHTS[operation] / 50:
             return f"{value}{operation}{operand}={result}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -25,11 +26,11 @@ class OptimiserPair:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, dict[str, Any]]:
         """State of both, for a checkpoint."""
         return {"muon": self.muon.state_dict(), "adam": self.adam.state_dict()}
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
+    def load_state_dict(self, state: dict[str, dict[str, Any]]) -> None:
         """Restore `state_dict`."""
         self.muon.load_state_dict(state["muon"])
         self.adam.load_state_dict(state["adam"])

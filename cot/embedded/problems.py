@@ -67,12 +67,17 @@ class EmbeddedProblem:
     items: str
 
 
-def make_problems(split: str, count: int, seed: int = 0, steps: tuple[int, int] = (2, 5)) -> list[EmbeddedProblem]:
-    """`count` problems of `split` with a uniform number of steps in `steps` (both ends included), no chain twice."""
-    check_request(split, count, steps)
+def make_problems(
+    split: str, count: int, seed: int = 0, steps: tuple[int, int] = (2, 5), largest: int = LARGEST
+) -> list[EmbeddedProblem]:
+    """`count` problems of `split` with a uniform number of steps in `steps` (both ends included), no chain twice.
+
+    No number exceeds `largest`; 199 is what the reasoner was trained on, less makes the arithmetic easier.
+    """
+    check_request(split, count, steps, largest)
     problems: list[EmbeddedProblem] = []
     seen: set[tuple[str, ...]] = set()
-    for problem in stream_problems(split, seed, steps):
+    for problem in stream_problems(split, seed, steps, largest):
         if len(problems) == count:
             break
         if problem.equations not in seen:
@@ -81,14 +86,18 @@ def make_problems(split: str, count: int, seed: int = 0, steps: tuple[int, int] 
     return problems
 
 
-def stream_problems(split: str, seed: int | str, steps: tuple[int, int]) -> Iterator[EmbeddedProblem]:
+def stream_problems(
+    split: str, seed: int | str, steps: tuple[int, int], largest: int = LARGEST
+) -> Iterator[EmbeddedProblem]:
     """Endless problems of one split; the same arguments give the same stream on every machine."""
-    rng = random.Random(f"{split}:{seed}:{steps[0]}-{steps[1]}")
+    size = "" if largest == LARGEST else f":{largest}"
+    rng = random.Random(f"{split}:{seed}:{steps[0]}-{steps[1]}{size}")
     index = 0
     while True:
-        problem = draw_problem(rng, rng.randint(*steps), f"embedded/{split}-{seed}-{steps[0]}to{steps[1]}-{index}")
+        name = f"embedded/{split}-{seed}-{steps[0]}to{steps[1]}{size}-{index}"
+        problem = draw_problem(rng, rng.randint(*steps), name, largest)
         while split_of(problem.equations) != split:
-            problem = draw_problem(rng, problem.steps, problem.id)
+            problem = draw_problem(rng, problem.steps, problem.id, largest)
         yield problem
         index += 1
 
@@ -100,8 +109,10 @@ def split_of(equations: tuple[str, ...]) -> str:
     return "train" if bucket < 8 else SPLITS[bucket - 7]
 
 
-def check_request(split: str, count: int, steps: tuple[int, int]) -> None:
-    """Raise BadInput for an unknown split, a negative count or a range of steps outside 1..6."""
+def check_request(split: str, count: int, steps: tuple[int, int], largest: int) -> None:
+    """Raise BadInput for an unknown split, a negative count, steps outside 1..6 or numbers outside 20..199."""
+    if not 20 <= largest <= LARGEST:
+        raise BadInput(f"largest is {largest}, expected 20 to {LARGEST}")
     if split not in SPLITS:
         raise BadInput(f"split is {split!r}, expected one of {SPLITS}")
     if count < 0:
@@ -110,16 +121,16 @@ def check_request(split: str, count: int, steps: tuple[int, int]) -> None:
         raise BadInput(f"steps is {steps}, expected a range inside 1..{MAX_STEPS}")
 
 
-def draw_problem(rng: random.Random, steps: int, identifier: str) -> EmbeddedProblem:
+def draw_problem(rng: random.Random, steps: int, identifier: str, largest: int = LARGEST) -> EmbeddedProblem:
     """One problem with `steps` equations, of any split."""
     name = rng.choice(PEOPLE)
     friend = rng.choice([other for other in PEOPLE if other != name])
     words = {"name": name, "friend": friend, "items": rng.choice(ITEMS)}
-    opening, equations, value = draw_start(rng, words)
+    opening, equations, value = draw_start(rng, words, largest)
     facts = [opening] if equations else []
     sentences = [opening]
     while len(equations) < steps:
-        operation, operand, result = draw_step(rng, value)
+        operation, operand, result = draw_step(rng, value, largest)
         clause = f"{name} {rng.choice(CLAUSES[operation])}".format(b=operand, **words)
         facts.append(clause if equations else f"{opening} and {clause}")
         equations.append(f"{value}{operation}{operand}={result}")
@@ -131,28 +142,29 @@ def draw_problem(rng: random.Random, steps: int, identifier: str) -> EmbeddedPro
     )
 
 
-def draw_start(rng: random.Random, words: dict[str, str]) -> tuple[str, list[str], int]:
+def draw_start(rng: random.Random, words: dict[str, str], largest: int) -> tuple[str, list[str], int]:
     """Opening clause, the equations it already holds (none or one) and the quantity it leaves."""
     form = rng.random()
     if form < 0.4:
-        value = rng.randint(2, 120)
+        value = rng.randint(2, min(120, largest))
         return f"{words['name']} has {value} {words['items']}", [], value
     if form < 0.7:
-        a, b = rng.randint(2, 12), rng.randint(2, 15)
+        a = rng.randint(2, min(12, largest // 5))
+        b = rng.randint(2, min(15, largest // a))
         text = f"{words['name']} has {a} {rng.choice(CONTAINERS)} with {b} {words['items']} each"
         return text, [f"{a}*{b}={a * b}"], a * b
-    a, b = rng.randint(2, 99), rng.randint(2, 99)
+    a, b = rng.randint(2, min(99, largest // 2)), rng.randint(2, min(99, largest // 2))
     first, second = rng.choice(KINDS)
     text = f"{words['name']} has {a} {first} {words['items']} and {b} {second} {words['items']}"
     return text, [f"{a}+{b}={a + b}"], a + b
 
 
-def draw_step(rng: random.Random, value: int) -> tuple[str, int, int]:
-    """(operation, operand, result) that keeps the result between 1 and 199."""
+def draw_step(rng: random.Random, value: int, largest: int = LARGEST) -> tuple[str, int, int]:
+    """(operation, operand, result) that keeps the result between 1 and `largest`."""
     operands = {
-        "+": range(2, min(99, LARGEST - value) + 1),
+        "+": range(2, min(99, largest - value) + 1),
         "-": range(2, min(99, value - 1) + 1),
-        "*": range(2, min(9, LARGEST // value) + 1),
+        "*": range(2, min(9, largest // value) + 1),
         "/": [k for k in range(2, 10) if value % k == 0],
     }
     possible = [operation for operation, choices in operands.items() if len(choices)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from .problems import LARGEST
 from .traces import Verbosity
 
 Size = Literal["test", "default"]
@@ -41,6 +42,7 @@ class Mix:
     drill: float = 0.5
     drill_later: float = 0.04
     steps: tuple[int, int] = (1, 6)
+    largest: int = LARGEST
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,22 @@ def recipe_for(size: Size, seed: int = 0, length: float = 1.0) -> Recipe:
     """The recipe of one size; `length` scales the tokens of every cycle."""
     recipe = Recipe(seed=seed)
     if size == "test":
-        plain = Mix(solve=1, concise=0, careful=0, no_think=0, forced=0, shorten=0, suffix=0, steps=(1, 2))
+        plain = Mix(
+            solve=1,
+            concise=0,
+            careful=0,
+            no_think=0,
+            forced=0,
+            shorten=0,
+            suffix=0,
+            drill=0.2,
+            steps=(1, 2),
+            largest=20,
+        )
         recipe = replace(
             recipe,
             size="test",
-            cycles=(Cycle(tokens=1_000_000, batch_tokens=4_096, decay_share=0.4, first_phase=1.0, mix=plain),),
+            cycles=(Cycle(tokens=450_000, batch_tokens=1_024, decay_share=0.4, first_phase=1.0, mix=plain),),
             batches_per_step=1,
             warmup_steps=20,
             architecture=Architecture(hidden=128, layers=2, heads=2, mlp=256),

@@ -23,7 +23,7 @@ from .recipe import Cycle
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from tokenizers.pre_tokenizers import PreTokenizer
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 PAD, USER, ASSISTANT, END = "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"
 THINK, END_THINK = "<think>", "</think>"
@@ -69,6 +69,11 @@ FRAGMENTS: tuple[str, ...] = (
 def chat_prompt(question: str, *, thinking: bool = True) -> str:
     """What the chat template renders for one user message with the generation prompt."""
     return f"{USER}{question}{END}{ASSISTANT}{THINK}" + ("" if thinking else END_THINK)
+
+
+def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    """Id of a token that must exist."""
+    return tokenizer.get_vocab()[token]
 
 
 def build_tokenizer(seed: int = 0) -> Tokenizer:

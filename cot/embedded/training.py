@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from eval_math.errors import RunMismatch
 from .batches import IGNORED, Batch, chunk_batches
 from .optimiser import OptimiserPair, WeightAverage, learning_rate_scale, make_optimisers
 from .recipe import Architecture, Recipe
-from .tokens import VOCABULARY_SIZE
+from .tokens import END, PAD, VOCABULARY_SIZE, token_id
 
 log = logging.getLogger(__name__)
 
@@ -66,18 +67,18 @@ def new_model(architecture: Architecture, tokenizer: PreTrainedTokenizerBase, se
         rope_parameters={"rope_type": "default", "rope_theta": architecture.rope_theta},
         tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=token_id(tokenizer, END),
+        pad_token_id=token_id(tokenizer, PAD),
     )
     return LlamaForCausalLM(config)
 
 
-class Exchange:
+class Exchange(Protocol):
     """How processes of one run meet; see `workers`."""
 
     def mean(self, rank: int, values: torch.Tensor) -> torch.Tensor:
         """Mean of `values` (size,) over all processes."""
-        raise NotImplementedError
+        ...
 
 
 class Trainer:
@@ -165,7 +166,7 @@ class Trainer:
         mine = group if self.exchange is None else [group[self.rank]]
         loss = torch.stack([self.backward(batch, len(mine)) for batch in mine]).mean()
         if self.exchange is not None:
-            loss, seconds = self.meet(loss, seconds)
+            loss, seconds = self.meet(self.exchange, loss, seconds)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip)
         self.optimisers.step(self.learning_rate_scale())
         self.average.update(self.model)
@@ -184,11 +185,11 @@ class Trainer:
         (loss / parts).backward()
         return loss.detach()
 
-    def meet(self, loss: torch.Tensor, seconds: float) -> tuple[torch.Tensor, float]:
+    def meet(self, exchange: Exchange, loss: torch.Tensor, seconds: float) -> tuple[torch.Tensor, float]:
         """Average gradients, loss and seconds over the processes of this run."""
-        gradients = [value.grad for value in self.model.parameters()]
+        gradients = [value.grad for value in self.model.parameters() if value.grad is not None]
         flat = torch.cat([*(each.flatten() for each in gradients), loss[None], torch.tensor([seconds])])
-        mean = self.exchange.mean(self.rank, flat)
+        mean = exchange.mean(self.rank, flat)
         for gradient, part in zip(gradients, mean[:-2].split([each.numel() for each in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
         return mean[-2], float(mean[-1])

@@ -6,23 +6,24 @@ Every process holds the whole model, averages gradients through shared memory an
 
 from __future__ import annotations
 
+import multiprocessing as mp
 from dataclasses import dataclass
+from multiprocessing.context import SpawnContext
 from pathlib import Path
 
 import torch
-import torch.multiprocessing as mp
 from transformers import PreTrainedTokenizerFast
 
 from .recipe import Recipe
-from .training import Evaluate, Exchange, Schedule, Trainer
+from .training import Evaluate, Schedule, Trainer
 
 WAIT_SECONDS = 1800.0
 
 
-class SharedExchange(Exchange):
+class SharedExchange:
     """Averages one flat tensor over processes; buffers alternate, so one meeting per step is enough."""
 
-    def __init__(self, processes: int, size: int, context: mp.context.SpawnContext) -> None:
+    def __init__(self, processes: int, size: int, context: SpawnContext) -> None:
         self.buffers = torch.zeros(2, processes, size).share_memory_()
         self.barrier = context.Barrier(processes)
         self.turn = 0

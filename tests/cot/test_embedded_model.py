@@ -13,6 +13,15 @@ from cot.embedded.problems import make_problems
 torch = pytest.importorskip("torch")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Two threads that meet in every operation are slower than one where other tests run at the same time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def shipped():
     from cot.embedded.decoding import Reasoner
@@ -48,7 +57,7 @@ def test_own_decoding_equals_generate(shipped, problems):
     from cot.embedded.decoding import decode_batch
     from cot.embedded.tokens import chat_prompt
 
-    rows = [shipped.encode(chat_prompt(each.question)) for each in problems[:4]]
+    rows = [shipped.encode(chat_prompt(each.question)) for each in problems[:2]]
     batched = decode_batch(shipped, rows, 0.0, torch.Generator())
     for row, ids in zip(rows, batched, strict=True):
         alone = shipped.model.generate(torch.tensor([row]), max_new_tokens=640, do_sample=False)[0, len(row) :]
@@ -74,9 +83,9 @@ def test_the_test_size_learns_two_steps(tmp_path):
     tokenizer = save_tokenizer(tmp_path / "tokenizer")
     trainer = Trainer(recipe_for("test"), tokenizer, tmp_path / "run", Schedule())
     trainer.run()
-    found = measure(Reasoner(trainer.averaged_model(), tokenizer), make_problems("dev", 100, steps=(2, 2)))
-    # Guessing the likeliest number is right on about one problem in fifty.
-    assert found.accuracy >= 0.2, str(found)
+    found = measure(Reasoner(trainer.averaged_model(), tokenizer), make_problems("dev", 100, steps=(2, 2), largest=20))
+    # The most frequent answer is right on about one problem in ten.
+    assert found.accuracy >= 0.5, str(found)
 
 
 def tiny_trainer(folder, tokenizer):

@@ -76,7 +76,15 @@ def test_steps_are_within_the_request():
     assert {each.steps for each in make_problems("train", 300, steps=(3, 4))} == {3, 4}
 
 
-@pytest.mark.parametrize("arguments", [("valid", 5), ("dev", -1), ("dev", 5, 0, (0, 3)), ("dev", 5, 0, (4, 2))])
+def test_small_numbers_stay_small():
+    small = make_problems("dev", 100, steps=(1, 3), largest=20)
+    assert all(int(number) <= 20 for each in small for number in re.findall(r"\d+", " ".join(each.equations)))
+
+
+BAD = [("valid", 5), ("dev", -1), ("dev", 5, 0, (0, 3)), ("dev", 5, 0, (4, 2)), ("dev", 5, 0, (2, 5), 500)]
+
+
+@pytest.mark.parametrize("arguments", BAD)
 def test_a_bad_request_is_refused(arguments):
     with pytest.raises(ValueError, match="expected"):
         make_problems(*arguments)

@@ -46,7 +46,7 @@ def test_greedy_ids_equal_the_reference(vllm_embedded, hf_embedded, questions):
     for request in parted:
         pair = ours[request.problem_id].token_ids, reference[request.problem_id].token_ids
         assert tie_gap(hf_embedded, hf_embedded.prompt_ids(request), *pair) < 1e-3
-    assert len(parted) <= len(requests) // 50
+    assert len(parted) <= 1
 
 
 def test_every_trace_field_equals_the_reference(vllm_embedded, hf_embedded, questions):

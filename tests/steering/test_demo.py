@@ -9,7 +9,7 @@ import pytest
 from eval_math.errors import BadInput
 from steering.demo import DemoPlan, matching_budget, run_demo
 
-SMALL = DemoPlan(engine="hf", pairs=16, dev=8, test=10, blocks=(2,), strengths=(0.05,), margin=0.5, batch_size=16)
+SMALL = DemoPlan(engine="hf", pairs=16, dev=8, test=10, blocks=(3,), strengths=(0.25,), margin=0.5, batch_size=16)
 
 
 @pytest.mark.parametrize(

@@ -92,9 +92,9 @@ def test_poolings_read_what_they_say(engine, pairs):
 
 def test_thinking_span_ends_before_the_end_tag_on_both_sides(engine, pairs):
     tagged = [replace(p, long=p.long + "</think>The answer.", short=p.short + "</think>Other words.") for p in pairs]
-    thinking = extract(engine, tagged, Recipe(span="thinking")).vector
+    thinking = extract(engine, tagged).vector
     bare = extract(engine, pairs).vector
-    whole = extract(engine, tagged).vector
+    whole = extract(engine, tagged, Recipe(span="response")).vector
     assert_close(thinking.directions[2], bare.directions[2])
     assert (whole.directions[2] - bare.directions[2]).norm() > 0.1
 
@@ -142,3 +142,9 @@ def test_progress_counts_texts(engine, pairs):
 def test_blocks_out_of_range_are_refused(engine, pairs, blocks):
     with pytest.raises(BadInput, match=f"0 ... {LAYERS - 1}"):
         extract(engine, pairs, Recipe(blocks=blocks))
+
+
+def test_a_pair_with_one_end_tag_is_read_to_the_end_on_both_sides(engine, pairs):
+    mixed = [replace(p, long=p.long + "</think>The answer.") for p in pairs]
+    whole = extract(engine, mixed, Recipe(span="response")).vector
+    assert_close(extract(engine, mixed).vector.directions[2], whole.directions[2])
