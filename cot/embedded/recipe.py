@@ -104,7 +104,7 @@ def recipe_for(size: Size, seed: int = 0, length: float = 1.0) -> Recipe:
         recipe = replace(
             recipe,
             size="test",
-            cycles=(Cycle(tokens=450_000, batch_tokens=1_024, decay_share=0.4, first_phase=1.0, mix=plain),),
+            cycles=(Cycle(tokens=600_000, batch_tokens=1_024, decay_share=0.4, first_phase=1.0, mix=plain),),
             batches_per_step=1,
             warmup_steps=20,
             architecture=Architecture(hidden=128, layers=2, heads=2, mlp=256),
