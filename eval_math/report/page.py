@@ -106,9 +106,9 @@ def _lead(group: Group) -> str:
     saved, change = best.comparison.thinking_saving, best.comparison.accuracy_difference
     start = start.replace(f"{escape(baseline.name)} is right", "the baseline is right")
     return (
-        f"{start} <b>{escape(best.name)}</b> thinks with <b>{_percent(saved, digits=0, range_=False)} fewer tokens</b> "
-        f"(95% interval {_range(saved, 0)}) while accuracy changes by <b>{_points(change, range_=False)} points</b> "
-        f"({_range(change, 1, '+')})."
+        f"{start} <b>{escape(best.name)}</b> thinks with <b>{_percent(saved, range_=False)} fewer tokens</b> "
+        f"(95% interval {_range(saved)}) while accuracy changes by <b>{_points(change, range_=False)} points</b> "
+        f"({_range(change, '+')})."
     )
 
 
@@ -206,24 +206,24 @@ def _accuracy(entry: Entry) -> Interval:
     return Interval(entry.row.accuracy, entry.row.accuracy_low, entry.row.accuracy_high)
 
 
-def _percent(interval: Interval, *, unit: str = "%", digits: int = 1, range_: bool = True) -> str:
+def _percent(interval: Interval, *, unit: str = "%", range_: bool = True) -> str:
     if not math.isfinite(interval.value):
         return DASH
-    value = f"{100 * interval.value:.{digits}f}{unit}".replace("-", MINUS)
+    value = f"{100 * interval.value:.1f}{unit}".replace("-", MINUS)
     if not range_ or not math.isfinite(interval.low):
         return value
-    return f'{value} <span class="range">{_range(interval, digits)}</span>'
+    return f'{value} <span class="range">{_range(interval)}</span>'
 
 
 def _points(interval: Interval, *, range_: bool = True) -> str:
     if not math.isfinite(interval.value):
         return DASH
     value = f"{100 * interval.value:+.1f}".replace("-", MINUS)
-    return f'{value} <span class="range">{_range(interval, 1, "+")}</span>' if range_ else value
+    return f'{value} <span class="range">{_range(interval, "+")}</span>' if range_ else value
 
 
-def _range(interval: Interval, digits: int, sign: str = "") -> str:
-    low, high = (f"{100 * bound:{sign}.{digits}f}".replace("-", MINUS) for bound in (interval.low, interval.high))
+def _range(interval: Interval, sign: str = "") -> str:
+    low, high = (f"{100 * bound:{sign}.1f}".replace("-", MINUS) for bound in (interval.low, interval.high))
     return f"{low} to {high}"
 
 

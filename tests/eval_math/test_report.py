@@ -156,7 +156,7 @@ def test_page_is_one_file_with_all_parts(tmp_path):
     assert links == ["data:,"]
     names = [tag for tag, _ in Tags(page).tags]
     assert names.count("svg") == 2 and names.count("table") == 1 and names.count("h1") == 1
-    assert "75% fewer tokens</b> (95% interval 75 to 75)" in page
+    assert "75.0% fewer tokens</b> (95% interval 75.0 to 75.0)" in page
     assert "config.seed" in page
     group = payload(page)["groups"][0]
     assert [p["id"] for p in group["problems"]] == ["p2", "p0", "p1", "p3", "p4"]
