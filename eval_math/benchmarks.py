@@ -29,7 +29,7 @@ MATH_SUBJECTS = (
 
 
 @dataclass(frozen=True)
-class Split:
+class SplitSource:
     """One split: how many problems it has, where the hub keeps it, what its files are called in a data folder.
 
     ``files`` are read one after the other; ``file_count`` is their number of problems where it is not ``count``.
@@ -49,7 +49,7 @@ class Benchmark:
     name: str
     hub: str
     revision: str
-    splits: Mapping[str, Split]
+    splits: Mapping[str, SplitSource]
     configs: tuple[str | None, ...] = (None,)
     id_field: str = ""
 
@@ -60,8 +60,8 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         "openai/gsm8k",
         "740312add88f781978c0658806c59bc2815b9866",
         {
-            "test": Split("test", 1319, ("gsm8k_test.jsonl",), "gsm8k/test/"),
-            "train": Split("train", 7473, ("gsm8k_train.jsonl.gz",), "gsm8k/train/"),
+            "test": SplitSource("test", 1319, ("gsm8k_test.jsonl",), "gsm8k/test/"),
+            "train": SplitSource("train", 7473, ("gsm8k_train.jsonl.gz",), "gsm8k/train/"),
         },
         configs=("main",),
     ),
@@ -69,28 +69,28 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         "math500",
         "HuggingFaceH4/MATH-500",
         "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
-        {"test": Split("test", 500, ("math500.jsonl",), "math500/")},
+        {"test": SplitSource("test", 500, ("math500.jsonl",), "math500/")},
         id_field="unique_id",
     ),
     "aime24": Benchmark(
         "aime24",
         "HuggingFaceH4/aime_2024",
         "2fe88a2f1091d5048c0f36abc874fb997b3dd99a",
-        {"test": Split("train", 30, ("aime24.jsonl",), "aime24/")},
+        {"test": SplitSource("train", 30, ("aime24.jsonl",), "aime24/")},
     ),
     "aime25": Benchmark(
         "aime25",
         "math-ai/aime25",
         "563bb8404243c5f09de6ec262f2db674fe5bce9b",
-        {"test": Split("test", 30, ("aime25.jsonl",), "aime25/")},
+        {"test": SplitSource("test", 30, ("aime25.jsonl",), "aime25/")},
     ),
     "math": Benchmark(
         "math",
         "EleutherAI/hendrycks_math",
         "21a5633873b6a120296cce3e2df9d5550074f4a3",
         {
-            "test": Split("test", 5000, ("math500.jsonl", "math_test_rest.jsonl.gz"), "math_test/"),
-            "train": Split("train", 7500, ("math_train.jsonl.gz",), "math_train/", file_count=7472),
+            "test": SplitSource("test", 5000, ("math500.jsonl", "math_test_rest.jsonl.gz"), "math_test/"),
+            "train": SplitSource("train", 7500, ("math_train.jsonl.gz",), "math_train/", file_count=7472),
         },
         configs=MATH_SUBJECTS,
     ),
@@ -98,15 +98,15 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         "gsm-hard",
         "reasoning-machines/gsm-hard",
         "960448f73503112d4226baeb8eb41d3fb5ae2506",
-        {"test": Split("train", 1319, ("gsm_hard.jsonl",), "gsm_hard/")},
+        {"test": SplitSource("train", 1319, ("gsm_hard.jsonl",), "gsm_hard/")},
     ),
     "svamp": Benchmark(
         "svamp",
         "ChilleD/SVAMP",
         "5e0bf1e5e7c0e9c4bc39180d224f41f3f801b7ef",
         {
-            "test": Split("test", 300, ("svamp.jsonl",), "svamp/", file_count=1000),
-            "train": Split("train", 700, (), "svamp/"),
+            "test": SplitSource("test", 300, ("svamp.jsonl",), "svamp/", file_count=1000),
+            "train": SplitSource("train", 700, (), "svamp/"),
         },
         id_field="ID",
     ),
@@ -199,7 +199,7 @@ def _from_file(path: Path) -> list[Problem]:
     return read_problems(path, Naming(stem, f"{stem}/"))
 
 
-def _from_data(entry: Benchmark, part: Split, data: Path) -> list[Problem]:
+def _from_data(entry: Benchmark, part: SplitSource, data: Path) -> list[Problem]:
     if not data.exists():
         raise BadInput(f"{data}: no such file or folder; --data expects a problem file or a folder of them")
     if data.is_dir():
@@ -218,7 +218,7 @@ def _from_data(entry: Benchmark, part: Split, data: Path) -> list[Problem]:
     return problems
 
 
-def _files_in(folder: Path, part: Split) -> list[Path] | None:
+def _files_in(folder: Path, part: SplitSource) -> list[Path] | None:
     """The files of a split in a data folder, None if one is missing."""
     for place in (folder, folder / "benchmarks"):
         files = [place / name for name in part.files]
@@ -227,14 +227,14 @@ def _files_in(folder: Path, part: Split) -> list[Path] | None:
     return None
 
 
-def _from_known_files(entry: Benchmark, part: Split, files: Sequence[Path]) -> list[Problem]:
+def _from_known_files(entry: Benchmark, part: SplitSource, files: Sequence[Path]) -> list[Problem]:
     naming = Naming(entry.name, part.prefix)
     problems = [problem for file in files for problem in read_problems(file, naming)]
     _check_count(entry, part.file_count or part.count, len(problems), " and ".join(map(str, files)))
     return problems
 
 
-def _from_hub(entry: Benchmark, part: Split, folder: str | None) -> list[Problem]:
+def _from_hub(entry: Benchmark, part: SplitSource, folder: str | None) -> list[Problem]:
     rows = [row for config in entry.configs for row in _hub_rows(entry, part, config, folder)]
     source = f"{entry.hub}@{entry.revision[:12]}"
     naming = Naming(entry.name, part.prefix, entry.id_field)
@@ -243,7 +243,7 @@ def _from_hub(entry: Benchmark, part: Split, folder: str | None) -> list[Problem
     return problems
 
 
-def _hub_rows(entry: Benchmark, part: Split, config: str | None, folder: str | None) -> list[dict[str, Any]]:
+def _hub_rows(entry: Benchmark, part: SplitSource, config: str | None, folder: str | None) -> list[dict[str, Any]]:
     import datasets
     from huggingface_hub.errors import HfHubHTTPError
 

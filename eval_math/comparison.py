@@ -23,7 +23,7 @@ LONGEST_REMEMBERED_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
-class Comparison:
+class AnswerComparison:
     """What a tier says; ``decided`` is False where the symbolic tier may know better."""
 
     status: Status
@@ -34,7 +34,7 @@ class Comparison:
     decided: bool = True
 
     @classmethod
-    def from_symbolic(cls, answer: SymbolicAnswer, otherwise: Status, reason: str | None) -> Comparison:
+    def from_symbolic(cls, answer: SymbolicAnswer, otherwise: Status, reason: str | None) -> AnswerComparison:
         """The verdict of the symbolic tier; what it cannot read keeps the verdict it had."""
         if answer.outcome == "equal":
             return cls("correct", "symbolic", answer.reason)
@@ -56,7 +56,7 @@ class Side:
     problem: str = ""
 
 
-def compare_answers(prediction: str, gold: str, policy: Policy) -> Comparison:
+def compare_answers(prediction: str, gold: str, policy: Policy) -> AnswerComparison:
     """Compare two answer strings with the tiers that need no algebra system."""
     if max(len(prediction), len(gold)) > LONGEST_CHARACTERS:
         return _compare_long(prediction, gold)
@@ -64,12 +64,12 @@ def compare_answers(prediction: str, gold: str, policy: Policy) -> Comparison:
     if policy.integer_range is not None:
         refused = _outside(left, policy.integer_range)
         if refused:
-            return Comparison("unparsable", "exact", refused, left.key, right.key)
+            return AnswerComparison("unparsable", "exact", refused, left.key, right.key)
     if left.key == right.key and left.key:
-        return Comparison("correct", "string", "equal strings", left.key, right.key)
+        return AnswerComparison("correct", "string", "equal strings", left.key, right.key)
     if not right.key or not left.key:
         status: Status = "unparsable" if right.key else "gold_unparsable"
-        return Comparison(status, "string", "nothing is left to compare", left.key, right.key)
+        return AnswerComparison(status, "string", "nothing is left to compare", left.key, right.key)
     if left.word or right.word:
         return _compare_words(left, right)
     return _compare_trees(left, right, policy)
@@ -107,28 +107,28 @@ def _read(answer: str) -> Side:
         return Side(key, problem=str(error) or "nested too deeply")
 
 
-def _compare_long(prediction: str, gold: str) -> Comparison:
+def _compare_long(prediction: str, gold: str) -> AnswerComparison:
     if "".join(prediction.split()) == "".join(gold.split()):
-        return Comparison("correct", "string", "equal strings")
+        return AnswerComparison("correct", "string", "equal strings")
     status: Status = "gold_unparsable" if len(gold) > LONGEST_CHARACTERS else "unparsable"
-    return Comparison(status, "string", f"longer than {LONGEST_CHARACTERS} characters")
+    return AnswerComparison(status, "string", f"longer than {LONGEST_CHARACTERS} characters")
 
 
-def _compare_words(left: Side, right: Side) -> Comparison:
+def _compare_words(left: Side, right: Side) -> AnswerComparison:
     equal = left.word == right.word
-    return Comparison(
+    return AnswerComparison(
         "correct" if equal else "incorrect", "string", "equal words" if equal else "words differ", left.key, right.key
     )
 
 
-def _compare_trees(left: Side, right: Side, policy: Policy) -> Comparison:
+def _compare_trees(left: Side, right: Side, policy: Policy) -> AnswerComparison:
     undecided = policy.symbolic and max(len(left.key), len(right.key)) <= LONGEST_ANSWER_CHARACTERS
     if left.tree is None or right.tree is None:
         too_long = len(left.key) > LONGEST_ANSWER_CHARACTERS
         status: Status = "gold_unparsable" if right.tree is None and not too_long else "unparsable"
         problem = right.problem if right.tree is None else left.problem
         reason = f"cannot be read: {problem}"
-        return Comparison(status, "string", reason, left.key, right.key, decided=not undecided)
+        return AnswerComparison(status, "string", reason, left.key, right.key, decided=not undecided)
     try:
         result = same(left.tree, right.tree, policy)
     except (NoValue, RecursionError) as error:
@@ -136,9 +136,9 @@ def _compare_trees(left: Side, right: Side, policy: Policy) -> Comparison:
         result = None
     if result is None:
         reason = "not decided by exact comparison"
-        return Comparison("unparsable", "exact", reason, left.key, right.key, decided=not undecided)
+        return AnswerComparison("unparsable", "exact", reason, left.key, right.key, decided=not undecided)
     status = "correct" if result else "incorrect"
-    return Comparison(status, "exact", "equal" if result else "different", left.key, right.key)
+    return AnswerComparison(status, "exact", "equal" if result else "different", left.key, right.key)
 
 
 def _outside(side: Side, bounds: tuple[int, int]) -> str | None:

@@ -78,7 +78,7 @@ def write_atomic(path: Path, text: str) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as handle:
+        with open(temporary, "w", encoding="utf-8", errors="surrogatepass", newline="\n") as handle:
             handle.write(text)
             handle.flush()
             os.fsync(handle.fileno())

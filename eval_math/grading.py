@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from .comparison import Comparison, compare_answers
+from .comparison import AnswerComparison, compare_answers
 from .extraction import Extraction, extract_answer, read_gold
 from .policies import Policy, find_policy, policy_for
 from .records import Grade, Problem, Status, Trace
@@ -68,7 +68,8 @@ def grade(
 ) -> Verdict:
     """Grade a model output against its reference, or against several of which one must be met.
 
-    Never raises for any text; blocks at most ``policy.limit_seconds`` per reference (use a thread under asyncio).
+    Never raises for any text. A comparison may take ``policy.limit_seconds`` per reference, and waits before that for
+    a worker that is free or starting (use a thread under asyncio).
 
     Raises:
         BadInput: ``benchmark`` has no policy.
@@ -137,7 +138,7 @@ def _trace_verdict(trace: Trace, problem: Problem, policy: Policy) -> Verdict:
     if trace.finish == "error":
         return Verdict("unparsable", reason=f"the engine failed: {trace.error or 'no message'}")
     text = trace.text if trace.thinking is None else trace.answer_text
-    if trace.thinking is not None and not text.strip() and policy.think_end not in trace.text:
+    if trace.thinking is not None and not text.strip() and not trace.n_answer_tokens:
         return Verdict("unparsable", reason="the thinking never ended", truncated=True)
     verdict = grade(text, problem.answer, policy=policy)
     if verdict.status == "unparsable" and trace.finish == "length":
@@ -218,7 +219,7 @@ def _ask(question: _Question) -> Verdict:
     answer = compare_symbolically(
         question.prediction, question.gold, limit_seconds=policy.limit_seconds, memory_mib=policy.memory_mib
     )
-    outcome = Comparison.from_symbolic(answer, question.so_far.status, question.so_far.reason)
+    outcome = AnswerComparison.from_symbolic(answer, question.so_far.status, question.so_far.reason)
     return replace(question.so_far, status=outcome.status, reason=outcome.reason, tier=outcome.tier)
 
 

@@ -27,6 +27,7 @@ class Comparison:
     baseline: str
     benchmark: str
     n_problems: int
+    """Problems that both runs have; the accuracy difference leaves out those without a verdict in either."""
     unmatched: int
     """Problems that only one of the two has; they are left out."""
     accuracy_difference: Interval

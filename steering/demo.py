@@ -41,6 +41,7 @@ from .sites import model_shape
 from .sweep import Point, SweepConfig, format_grid, sweep
 from .vector import save_vector
 
+BENCHMARK = "embedded"
 SPARE_PROBLEMS = 1.1
 """Train problems per pair asked for: some are answered wrong."""
 
@@ -51,7 +52,6 @@ class DemoPlan:
 
     model: str = "embedded"
     engine: str = "auto"
-    benchmark: str = "embedded"
     pairs: int = 100
     dev: int = 80
     test: int = 300
@@ -134,7 +134,7 @@ def _prepare(plan: DemoPlan, folder: Path, engine: Engine, say: Say) -> Point:
     save_vector(vector, folder / "vector.safetensors")
     blocks = plan.blocks or (n_blocks - 2, n_blocks - 1)
     say(f"sweep: blocks {', '.join(map(str, blocks))} x strengths on {plan.dev} dev problems")
-    problems = load(plan.benchmark, split="dev", limit=plan.dev)
+    problems = load(BENCHMARK, split="dev", limit=plan.dev)
     config = SweepConfig(blocks=blocks, strengths=plan.strengths, margin=plan.margin)
     result = sweep(engine, problems, folder / "vector.safetensors", folder / "dev", config, _evaluation(plan))
     say(format_grid(result))
@@ -147,22 +147,22 @@ def _prepare(plan: DemoPlan, folder: Path, engine: Engine, say: Say) -> Point:
 
 
 def _make_pairs(plan: DemoPlan, folder: Path, engine: Engine, say: Say) -> PairSet:
-    problems = load(plan.benchmark, split="train", limit=round(plan.pairs * SPARE_PROBLEMS))
+    problems = load(BENCHMARK, split="train", limit=round(plan.pairs * SPARE_PROBLEMS))
     say(f"pairs: {len(problems)} train problems, answered plainly and asked to be brief")
     runs = [folder / "pairs/plain", folder / "pairs/concise"]
     for run, method in zip(runs, (Method(), Concise()), strict=True):
         evaluate_into(run, problems, method, engine, _evaluation(plan))
     made = make_pairs(runs)
     say("pairs: " + ", ".join(f"{count} {what}" for what, count in made.counts().items()))
-    if len(made.pairs) < min(10, plan.pairs):
-        raise BadInput(f"only {len(made.pairs)} usable pairs; see {folder / 'dropped.jsonl'} for the reasons")
     chosen = replace(made, pairs=made.pairs[: plan.pairs])
     save_pairs(chosen, folder / "pairs.jsonl")
+    if len(made.pairs) < min(10, plan.pairs):
+        raise BadInput(f"only {len(made.pairs)} usable pairs; see {folder / 'dropped.jsonl'} for the reasons")
     return chosen
 
 
 def _run_test(plan: DemoPlan, folder: Path, engine: Engine, point: Point, say: Say) -> None:
-    problems = load(plan.benchmark, split="test", limit=plan.test)
+    problems = load(BENCHMARK, split="test", limit=plan.test)
     say(f"test: block {point.block}, strength {point.strength:g} and the null baselines on {len(problems)} problems")
 
     def run(name: str, method: Method) -> SummaryRow:
@@ -192,7 +192,7 @@ def _test_runs(folder: Path) -> list[Path]:
 
 
 def _evaluation(plan: DemoPlan) -> EvalConfig:
-    return EvalConfig(plan.benchmark, sampling=Sampling(max_tokens=plan.max_tokens), seed=plan.seed)
+    return EvalConfig(BENCHMARK, sampling=Sampling(max_tokens=plan.max_tokens), seed=plan.seed)
 
 
 def _finished(folder: Path, mark: str) -> dict[str, Any] | None:

@@ -193,8 +193,13 @@ def test_a_cut_trace_is_graded_on_the_answer_it_has():
 
 
 def test_thinking_that_never_ends_is_truncated():
-    assert graded(answer_text="", text="<think>so \\boxed{5}").truncated
+    assert graded(answer_text="", n_answer_tokens=0, text="<think>so \\boxed{5}").truncated
     assert graded(thinking=None, answer_text="<think>so \\boxed{5}", text="<think>so \\boxed{5}").truncated
+
+
+def test_closed_thinking_with_an_empty_answer_is_not_truncated_whatever_the_tags():
+    grade_ = graded(answer_text="", n_answer_tokens=1, text="[THINK]so \\boxed{5}[/THINK]")
+    assert (grade_.status, grade_.truncated) == ("unparsable", False)
 
 
 def test_a_failed_request_is_unparsable_with_its_reason():
