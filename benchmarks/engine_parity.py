@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from benchmarks.interleaved import hardware
+from cot.environment import hardware
 
 if TYPE_CHECKING:
     from cot.engine import Engine

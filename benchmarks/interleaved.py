@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
+
+from cot.environment import hardware
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,3 @@ def show(ratio: Ratio, target: str | None) -> int:
     print(f"{ratio.name}: {ratio.ratio:.3f} [{ratio.low:.3f}, {ratio.high:.3f}], goal {ratio.goal}: {verdict}")
     write_figures(target, asdict(ratio))
     return 0 if ratio.holds else 1
-
-
-def hardware() -> str:
-    """Processor or GPU model and core count."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    model = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo") as handle:
-            model = next(line.split(":")[1].strip() for line in handle if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    return f"{model}, {os.cpu_count()} cores"
