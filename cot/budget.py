@@ -12,6 +12,7 @@ from eval_math.records import Request, Trace
 
 from .engine import Engine
 from .method import Method
+from .thinking import TAG_PAIRS, ThinkTags
 
 WINDOW_BATCHES = 4
 DEFAULT_WINDOW = 256
@@ -23,7 +24,8 @@ class Cut(Method):
 
     Phase one decodes thinking up to the budget; phase two appends the end tag where thinking had not ended by itself,
     and decodes the answer. The tag counts as thinking, so thinking never has more than ``tokens`` tokens; tokens of
-    ``forced`` count as answer. The limit of the request holds for both phases together.
+    ``forced`` count as answer. The limit of the request holds for both phases together; thinking that leaves nothing
+    of it for an answer gives a trace with finish ``length``.
     """
 
     name: ClassVar[str] = "cut"
@@ -31,7 +33,7 @@ class Cut(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"generate", "prefill"})
 
     tokens: int = 256
-    """Budget of thinking tokens, the end tag included."""
+    """Budget of thinking tokens, the end tag included, so at least one more than the tag has."""
     forced: str = ""
     """Text that opens the answer of a cut chain of thought, e.g. ``The answer is``."""
     end: str = "</think>"
@@ -42,11 +44,27 @@ class Cut(Method):
             raise BadInput(f"method cut: tokens={self.tokens}, at least 1 is expected (no thinking at all: nothink)")
 
     def drive(self, engine: Engine, requests: Iterable[Request]) -> Iterator[Trace]:
-        """Both phases over a window of requests at a time, so that results come in while the run goes on."""
+        """Both phases over a window of requests at a time, so that results come in while the run goes on.
+
+        Raises:
+            BadInput: ``end`` is not the model's end tag, or ``tokens`` leaves no room for a thought before it.
+        """
+        self._check(engine)
         source = iter(requests)
         window = _window(engine)
         while chunk := list(islice(source, window)):
             yield from self._run(engine, chunk)
+
+    def _check(self, engine: Engine) -> None:
+        known = _end_tag(engine)
+        if self.end != known:
+            raise BadInput(f"method cut: end={self.end!r} is not the model's end tag; give end={known}")
+        n_end = len(engine.encode(self.end))
+        if self.tokens <= n_end:
+            raise BadInput(
+                f"method cut: tokens={self.tokens}, but the end tag alone takes {n_end}; "
+                f"give at least {n_end + 1} (no thinking at all: nothink)"
+            )
 
     def _run(self, engine: Engine, requests: list[Request]) -> Iterator[Trace]:
         asked = {(request.problem_id, request.sample): request for request in requests}
@@ -57,7 +75,7 @@ class Cut(Method):
             unit = (trace.problem_id, trace.sample)
             answer = self._answer(engine, asked[unit], trace, end)
             if answer is None:
-                yield trace
+                yield replace(trace, finish="length") if self._stopped_thinking(trace) else trace
             else:
                 thoughts[unit] = trace
                 answers.append(answer)
@@ -65,7 +83,7 @@ class Cut(Method):
             yield _joined(thoughts[trace.problem_id, trace.sample], trace)
 
     def _thinking(self, request: Request, n_end: int) -> Request:
-        most = min(max(1, self.tokens - n_end), request.sampling.max_tokens)
+        most = min(self.tokens - n_end, request.sampling.max_tokens)
         return replace(request, sampling=replace(request.sampling, max_tokens=most, stop_at_think_end=True))
 
     def _answer(self, engine: Engine, request: Request, trace: Trace, end: tuple[int, ...]) -> Request | None:
@@ -82,11 +100,20 @@ class Cut(Method):
         added = (*end, *engine.encode(self.forced)) if self.forced else end
         return self._rest(request, (*trace.token_ids, *added), spent + len(added))
 
+    def _stopped_thinking(self, trace: Trace) -> bool:
+        return trace.finish == "stop" and self.end in trace.text
+
     def _rest(self, request: Request, output: tuple[int, ...], spent: int) -> Request | None:
         left = request.sampling.max_tokens - spent
         if left < 1:
             return None
         return replace(request, prefill_ids=output, sampling=replace(request.sampling, max_tokens=left))
+
+
+def _end_tag(engine: Engine) -> str:
+    """The model's end tag, chosen as `find_tags` does: of the first pair of single tokens, else the usual one."""
+    single = (end for start, end in TAG_PAIRS if len(engine.encode(start)) == len(engine.encode(end)) == 1)
+    return next(single, ThinkTags.end_text)
 
 
 def _window(engine: Engine) -> int:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 HASHED_WHOLE_BYTES = 64 * 2**20
+HASHED_CHUNKS = 256
+HASHED_CHUNK_BYTES = 64 * 2**10
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -131,7 +133,7 @@ def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def model_hash(folder: Path) -> str:
-    """Hash of config and weights: files up to 64 MB by content, larger ones by size, header and file name."""
+    """Hash of config and weights: files up to 64 MB whole, larger ones by name, size, header and 257 spread chunks."""
     total = hashlib.sha256()
     files = [folder / "config.json", *(f for pattern in WEIGHTS for f in folder.glob(pattern))]
     files += folder.glob("*.index.json")
@@ -150,9 +152,15 @@ def _fingerprint(file: Path) -> bytes:
     size = file.stat().st_size
     if size <= HASHED_WHOLE_BYTES:
         return hashlib.sha256(file.read_bytes()).digest()
+    total = hashlib.sha256(str(size).encode())
     with open(file, "rb") as handle:
         length = min(int.from_bytes(handle.read(8), "little"), HASHED_WHOLE_BYTES)
-        return hashlib.sha256(str(size).encode() + handle.read(length)).digest()
+        total.update(handle.read(length))
+        # Headers of two fine-tunes are equal: chunks all over the file tell their weights apart.
+        for at in range(HASHED_CHUNKS + 1):
+            handle.seek(max(0, size - HASHED_CHUNK_BYTES) * at // HASHED_CHUNKS)
+            total.update(handle.read(HASHED_CHUNK_BYTES))
+    return total.digest()
 
 
 def _embedded() -> Path:

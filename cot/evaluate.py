@@ -31,6 +31,23 @@ logger = logging.getLogger(__name__)
 NOTE_SECONDS = 5.0
 GRADING_THREADS = 2
 MOST_WAITING = 256
+SECRET_SETTINGS = frozenset({"api_key", "hf_token"})
+NEUTRAL_SETTINGS = SECRET_SETTINGS | {
+    "batch_size",
+    "device",
+    "gpu_memory_utilization",
+    "kv_cache_memory_bytes",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "enforce_eager",
+    "tensor_parallel_size",
+    "data_parallel_size",
+    "pipeline_parallel_size",
+    "timeout_seconds",
+    "retries",
+    "first_wait_seconds",
+}
+"""Engine settings that decide speed, memory and patience, not what is answered."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +81,11 @@ class Outcome:
 def describe_run(method: Method, engine: Engine, config: EvalConfig, **more: Json) -> RunInfo:
     """The `RunInfo` of an evaluation; ``more`` is added to the configuration that a resumed run must share.
 
-    Batch size, versions and hardware are recorded, not compared.
+    Engine settings are part of it, but for `NEUTRAL_SETTINGS`: like versions and hardware, those are recorded, not
+    compared. Keys and tokens are not even recorded.
     """
     identity = engine.identity
+    settings = {name: value for name, value in identity.settings.items() if name not in SECRET_SETTINGS}
     sampling = {k: v for k, v in asdict(config.sampling).items() if k != "seed"}
     decisive: dict[str, Json] = {
         "benchmark": config.benchmark,
@@ -78,9 +97,11 @@ def describe_run(method: Method, engine: Engine, config: EvalConfig, **more: Jso
         "model_hash": identity.model_hash,
         "template_hash": identity.template_hash,
         "dtype": identity.dtype,
+        "settings": {name: value for name, value in settings.items() if name not in NEUTRAL_SETTINGS},
         **more,
     }
-    return RunInfo(config.benchmark, method.label(), identity.model, decisive, asdict(identity))
+    recorded = asdict(replace(identity, settings=settings))
+    return RunInfo(config.benchmark, method.label(), identity.model, decisive, recorded)
 
 
 def default_folder(root: Path, info: RunInfo, problems: Sequence[Problem]) -> Path:
@@ -197,13 +218,19 @@ class _Plan:
         return replace(named(trace, self.method), key=key)
 
     def check_stored(self, run: Run) -> None:
-        """Refuse traces that other requests brought about."""
-        for unit, stored in run.stored.items():
-            if unit[0] not in self.problems or stored.key != self.key(self.request(unit)):
-                raise RunMismatch(
-                    f"{run.folder}: the trace of {unit[0]!r}, sample {unit[1]}, belongs to another request (prompt, "
-                    "template or method changed since); choose another folder with --out, or use --overwrite"
-                )
+        """Refuse traces that other requests brought about; drop them where the run is to be overwritten."""
+        strangers = [unit for unit, stored in run.stored.items() if not self._is_from(unit, stored.key)]
+        if strangers and not run.overwrite:
+            problem, sample = strangers[0]
+            raise RunMismatch(
+                f"{run.folder}: the trace of {problem!r}, sample {sample}, belongs to another request (prompt, "
+                "template or method changed since); choose another folder with --out, or use --overwrite"
+            )
+        if strangers:
+            run.drop(strangers)
+
+    def _is_from(self, unit: Unit, key: str) -> bool:
+        return unit[0] in self.problems and key == self.key(self.request(unit))
 
 
 def _check_lengths(probe: Request, engine: Engine) -> None:

@@ -23,15 +23,14 @@ class MethodEntry:
 
     module: str
     attribute: str
-    summary: str
 
 
 METHODS: Mapping[str, MethodEntry] = {
-    "none": MethodEntry("cot.method", "Method", "plain generation"),
-    "concise": MethodEntry("cot.prompting", "Concise", "brevity prompt"),
-    "nothink": MethodEntry("cot.prompting", "NoThink", "chat template with thinking switched off"),
-    "cut": MethodEntry("cot.budget", "Cut", "thinking cut at a token budget, answer forced"),
-    "asc": MethodEntry("steering.asc", "Asc", "activation steering towards short chains of thought"),
+    "none": MethodEntry("cot.method", "Method"),
+    "concise": MethodEntry("cot.prompting", "Concise"),
+    "nothink": MethodEntry("cot.prompting", "NoThink"),
+    "cut": MethodEntry("cot.budget", "Cut"),
+    "asc": MethodEntry("steering.asc", "Asc"),
 }
 
 NEXT_PART = re.compile(r"\+(?=[a-z][a-z0-9-]*(?:[:+]|$))")

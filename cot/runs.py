@@ -73,11 +73,15 @@ class Stored:
 
 
 class Run:
-    """An open run folder; made by `open_run`, used as a context manager. One process at a time."""
+    """An open run folder; made by `open_run`, used as a context manager. One process at a time.
 
-    def __init__(self, folder: Path, info: RunInfo, lock: int) -> None:
+    ``overwrite``: stored traces of other requests are to be dropped rather than refused.
+    """
+
+    def __init__(self, folder: Path, info: RunInfo, lock: int, *, overwrite: bool = False) -> None:
         self.folder = folder
         self.info = info
+        self.overwrite = overwrite
         self._lock = lock
         self._traces: Journal[Unit] = Journal(folder / TRACES, _trace_unit)
         self._grades: Journal[Unit] = Journal(folder / GRADES, _grade_unit)
@@ -163,7 +167,7 @@ def open_run(folder: Path, info: RunInfo, problems: Sequence[Problem], *, overwr
     """Start a run in ``folder`` or go on with the one that is there.
 
     Args:
-        overwrite: delete a run of another configuration first.
+        overwrite: delete a run of another configuration first; one of the same configuration goes on.
 
     Raises:
         RunMismatch: the folder holds a run of another configuration; the text lists the differences.
@@ -177,7 +181,7 @@ def open_run(folder: Path, info: RunInfo, problems: Sequence[Problem], *, overwr
         earlier = _earlier(folder, info, overwrite)
         write_atomic(folder / PROBLEMS, "".join(map(to_line, problems)))
         info = _begin(folder, earlier or info, info)
-        return Run(folder, info, lock)
+        return Run(folder, info, lock, overwrite=overwrite)
     except BaseException:
         os.close(lock)
         raise
@@ -259,7 +263,7 @@ def _acquire(folder: Path) -> int:
 
 def _earlier(folder: Path, info: RunInfo, overwrite: bool) -> RunInfo | None:
     """The run already there, checked to be the same; None for a new one or one that has no trace yet."""
-    if overwrite:
+    if overwrite and not _same_run(folder, info):
         _discard(folder)
     if not (folder / INFO).exists():
         strangers = sorted(p.name for p in folder.iterdir() if not p.name.startswith(".") and p.name != PROBLEMS)
@@ -267,8 +271,7 @@ def _earlier(folder: Path, info: RunInfo, overwrite: bool) -> RunInfo | None:
             raise BadInput(f"{folder}: not empty and not a run ({', '.join(strangers[:3])}); choose another folder")
         return None
     earlier = read_info(folder)
-    # JSON has no tuples: what was asked is compared as it would be read back.
-    changed = differences(earlier.config, json.loads(json.dumps(dict(info.config))))
+    changed = _changed(earlier, info)
     traces = folder / TRACES
     if changed and not (traces.exists() and traces.stat().st_size):
         return None
@@ -279,6 +282,18 @@ def _earlier(folder: Path, info: RunInfo, overwrite: bool) -> RunInfo | None:
             "Choose another folder with --out, or delete the old results with --overwrite."
         )
     return earlier
+
+
+def _same_run(folder: Path, info: RunInfo) -> bool:
+    try:
+        return not _changed(read_info(folder), info)
+    except BadInput:
+        return False
+
+
+def _changed(earlier: RunInfo, info: RunInfo) -> list[str]:
+    # JSON has no tuples: what was asked is compared as it would be read back.
+    return differences(earlier.config, json.loads(json.dumps(dict(info.config))))
 
 
 def _begin(folder: Path, info: RunInfo, now: RunInfo) -> RunInfo:

@@ -74,12 +74,15 @@ def prompt_state(prompt_ids: Sequence[int], tags: ThinkTags, decode: Decode) -> 
     return "open" if start > end else "closed"
 
 
-def think_end(prompt_ids: Sequence[int], output_ids: Sequence[int], tags: ThinkTags) -> int | None:
-    """Position in prompt + output of the end tag that ends thinking, else None; always None for tags without ids."""
+def think_end(prompt_ids: Sequence[int], output_ids: Sequence[int], tags: ThinkTags, decode: Decode) -> int | None:
+    """Position in prompt + output of the end tag that ends thinking, else None; always None for tags without ids.
+
+    A prompt that closed thinking gives its own end tag, until the output starts with a start tag and so thinks anew.
+    """
     if tags.end_id is None or tags.start_id is None:
         return None
     end = _last(prompt_ids, tags.end_id)
-    if end > _last(prompt_ids, tags.start_id):
+    if end > _last(prompt_ids, tags.start_id) and not _starts_open(output_ids, tags, decode, ""):
         return end
     length = _end_by_id(output_ids, tags)
     return len(prompt_ids) + length - 1 if length else None

@@ -76,15 +76,20 @@ def write_atomic(path: Path, text: str) -> None:
     Raises:
         StoreError: disk full or not writable; the old file is intact.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # A device or pipe is no file to be replaced: it takes the text as it comes.
+    special = path.exists() and not path.is_file()
+    target = path if special else path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8", errors="surrogatepass", newline="\n") as handle:
+        with open(target, "w", encoding="utf-8", errors="surrogatepass", newline="\n") as handle:
             handle.write(text)
             handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
+            if not special:
+                os.fsync(handle.fileno())
+        if not special:
+            target.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        if not special:
+            target.unlink(missing_ok=True)
         raise StoreError(
             f"{path}: cannot be written ({error.strerror}); free some space or choose another folder"
         ) from error

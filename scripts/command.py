@@ -59,6 +59,11 @@ def _from_config(flags: type[C], path: Path) -> C:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise BadInput(f"--config {path}: a JSON object is expected ({error})") from error
     values = stored.get("command", stored) if isinstance(stored, dict) else None
+    if isinstance(stored, dict) and "command" in stored and not values:
+        raise BadInput(
+            f"--config {path}: this run was not made by `laconic eval`, so it holds no flags; "
+            "give a run.json that `laconic eval` wrote, or a JSON object of flags"
+        )
     if not isinstance(values, dict):
         raise BadInput(f"--config {path}: a JSON object of flags is expected")
     known = {field.name: field for field in dataclasses.fields(flags)}  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 LONGEST_OUTPUT_TOKENS = 32768
 UNKNOWN_LENGTH_TOKENS = 4096
+SECRET_OPTIONS = ("api_key=", "api-key=", "hf_token=", "hf-token=")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Eval:
     retry_errors: bool = False
     """Do requests again that the engine failed on."""
     overwrite: bool = False
-    """Delete an earlier run of another configuration in --out."""
+    """Delete an earlier run of another configuration in --out; one of the same configuration goes on."""
     json: str | None = None
     """Write the figures as one JSON object to this file, - for standard output."""
 
@@ -173,9 +174,10 @@ def _check_flags(command: Eval) -> None:
 
 
 def _flags(command: Eval) -> dict[str, Json]:
-    """The flags that make this run again, for ``--config``."""
+    """The flags that make this run again, for ``--config``; keys stay out of the file."""
     left_out = {"json", "overwrite", "retry_errors"}
     shown = {name: value for name, value in dataclasses.asdict(command).items() if name not in left_out}
+    shown["engine_options"] = tuple(word for word in command.engine_options if not word.startswith(SECRET_OPTIONS))
     return {
         name: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for name, v in shown.items()
     }

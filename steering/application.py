@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from cot.engine import Engine, ModelAccess, Row
+from cot.thinking import TAG_PAIRS
 from eval_math.errors import BadInput, EngineError
 
-from .counting import Prompt, SteerCount, Until
+from .counting import PromptTokens, SteerCount, Until
 from .sites import check_blocks, find_blocks, model_shape, replace_output
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 PROBE = "1 + 1 = 2. So the answer is 2."
 
+logger = logging.getLogger(__name__)
 _steered_blocks: WeakSet[Any] = WeakSet()
 
 
@@ -32,11 +35,12 @@ class Steering:
     """What is added where: block -> step (hidden,) float32, strength already in it.
 
     ``prompt``: also the ``last`` prompt token (it predicts the first output token), ``all`` of them, or ``none``.
-    ``until``: stop before the end-of-think token is fed back, so that the answer is written unsteered, or never.
+    ``until``: stop before the end-of-think token is fed back, so that the answer is written unsteered, or never. With
+    a tokenizer that spells the tags with several tokens there is no such token, and the answer is steered as well.
     """
 
     steps: Mapping[int, torch.Tensor]
-    prompt: Prompt = "last"
+    prompt: PromptTokens = "last"
     until: Until = "end_of_think"
 
     @property
@@ -50,15 +54,16 @@ def steer(engine: Engine, steering: Steering) -> Iterator[SteerCount]:
     """Steer everything ``engine`` decodes inside the ``with`` block; the model is as before afterwards, also on error.
 
     A short probe at entry proves that the hooks act; at exit, the positions that were steered are checked to have no
-    gap. Prefix caches are dropped at both ends.
+    gap, and a run in which none was is logged. Prefix caches are dropped at both ends.
 
     Raises:
         BadInput: the engine cannot be steered, runs a compiled model, a block is out of range, already steered or of
             another width.
-        EngineError: the probe moved nothing, or some decoded positions went unsteered.
+        EngineError: the probe moved nothing, or some decoded positions or all thinking went unsteered.
     """
     access = _access(engine)
-    count = SteerCount(steering.prompt, steering.until)
+    count = SteerCount(steering.prompt, steering.until, prefix_cache=engine.identity.engine != "hf")
+    _warn_of_spelled_tags(engine, steering)
     unsteered = None if steering.idle else (_probe(engine), _probe(engine))
     with ExitStack() as stack:
         stack.callback(access.forget_prefixes)
@@ -69,6 +74,8 @@ def steer(engine: Engine, steering: Steering) -> Iterator[SteerCount]:
         count.clear()
         yield count
     count.raise_gaps()
+    if unsteered is not None:
+        count.raise_untouched()
 
 
 def add_step(hidden: torch.Tensor, step: torch.Tensor, spans: Sequence[tuple[Row, int, int]]) -> torch.Tensor:
@@ -165,6 +172,16 @@ def _access(engine: Engine) -> ModelAccess:
             "nothing; start the engine with enforce_eager=true"
         )
     return engine
+
+
+def _warn_of_spelled_tags(engine: Engine, steering: Steering) -> None:
+    single = any(all(len(engine.encode(tag)) == 1 for tag in pair) for pair in TAG_PAIRS)
+    if steering.until == "end_of_think" and not steering.idle and not single:
+        logger.warning(
+            "steering until the end of thinking: the tokenizer of %s spells the think tags with several tokens, so the "
+            "end is not seen and the answer is steered as well",
+            engine.identity.model,
+        )
 
 
 def _probe(engine: Engine) -> list[float]:

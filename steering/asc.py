@@ -21,7 +21,7 @@ from cot.method import Method
 from eval_math.errors import BadInput
 from eval_math.records import Json, unit_seed
 
-from .counting import Prompt, Until
+from .counting import PromptTokens, Until
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +45,7 @@ class Asc(Method):
     """Block to steer, from 0; None = the file's."""
     strength: float | None = None
     """Multiple of the direction, in the file's unit; None = the file's."""
-    prompt: Prompt = "last"
+    prompt: PromptTokens = "last"
     """Prompt tokens to steer: last (it predicts the first output token), all, none."""
     until: Until = "end_of_think"
     """Where steering stops: end_of_think, or eos."""

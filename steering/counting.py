@@ -1,7 +1,11 @@
-"""Proof that every decoded token was steered: positions are counted as they pass and compared with the traces."""
+"""Evidence that decoded tokens were steered: positions are counted as they pass, and gaps between them refused.
+
+`SteerCount.mismatches` also compares the counts with traces, for a caller who has them; `steer` itself does not.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -11,9 +15,11 @@ from cot.engine import Row
 from eval_math.errors import EngineError
 from eval_math.records import Request, Trace
 
-Prompt = Literal["last", "all", "none"]
+PromptTokens = Literal["last", "all", "none"]
 Until = Literal["end_of_think", "eos"]
 Key = tuple[str, int]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -23,18 +29,23 @@ class _Seen:
     steered: int = 0
     reused: int = 0
     closed_in_prompt: bool = False
+    opened_at: int = 0
+    ended: bool = False
 
 
 class SteerCount:
     """Counts steered positions, each once even if an engine computes it again.
 
     Positions of one request follow each other; a pass in which the hook did not run leaves a gap, which is counted.
-    Positions whose keys and values came from a prefix cache filled under the same steering count as reused.
+    Positions whose keys and values came from a prefix cache filled under the same steering count as reused; for an
+    engine without such a cache they are a gap. After a prompt that closed thinking nothing is steered, unless the
+    output starts with a start tag: then from that tag on.
     """
 
-    def __init__(self, prompt: Prompt, until: Until) -> None:
-        self.prompt: Prompt = prompt
+    def __init__(self, prompt: PromptTokens, until: Until, *, prefix_cache: bool = True) -> None:
+        self.prompt: PromptTokens = prompt
         self.until: Until = until
+        self.prefix_cache = prefix_cache
         self.clear()
 
     def clear(self) -> None:
@@ -45,15 +56,21 @@ class SteerCount:
 
     def span(self, row: Row) -> tuple[int, int]:
         """First and past-the-last sequence position of this pass to be edited; empty unless first < last."""
-        stop = row.first_position + row.length
-        if self.until == "end_of_think" and row.think_end is not None:
-            stop = min(stop, row.think_end)
-        return max(self._start(row.n_prompt), row.first_position), stop
+        start, stop = max(self._start(row.n_prompt), row.first_position), row.first_position + row.length
+        if self.until == "eos":
+            return start, stop
+        if _closed_in_prompt(row):
+            return start, start
+        seen = self._seen.get(_key(row))
+        if seen is not None and seen.request() is row.request:
+            start = max(start, seen.opened_at)
+        return start, stop if row.think_end is None else min(stop, row.think_end)
 
     def add(self, row: Row) -> None:
         """Note that this pass edits the positions of `span`."""
-        start, stop = self.span(row)
         seen = self._entry(row)
+        self._follow(seen, row)
+        start, stop = self.span(row)
         if start >= stop:
             return
         self.gaps += max(0, start - seen.next_position)
@@ -75,8 +92,10 @@ class SteerCount:
         seen = self._seen.get((trace.problem_id, trace.sample))
         if trace.finish == "error":
             return 0
-        if self.until == "end_of_think" and seen is not None and seen.closed_in_prompt:
+        if seen is not None and seen.closed_in_prompt:
             return 0
+        if seen is not None and seen.opened_at:
+            return trace.n_prompt_tokens + trace.n_thinking_tokens - 1 - seen.opened_at
         thought = self.until == "end_of_think" and trace.n_thinking_tokens > 0
         decoded = trace.n_thinking_tokens if thought else trace.n_tokens
         return max(0, decoded + {"last": 0, "all": trace.n_prompt_tokens - 1, "none": -1}[self.prompt])
@@ -98,16 +117,54 @@ class SteerCount:
                 "without its hooks; start it with enforce_eager=true and do not use these traces"
             )
 
+    def raise_untouched(self) -> None:
+        """Refuse a run that thought without any steered position; warn of one that was not steered at all.
+
+        Raises:
+            EngineError: thinking went by and ended in the output of some request, and nothing was steered.
+        """
+        if self.steered or not self._seen:
+            return
+        n = len(self._seen)
+        if any(seen.ended for seen in self._seen.values()):
+            raise EngineError(
+                f"steering: thinking tokens were decoded and no position of {n} request(s) was steered; do not use "
+                "these traces and report this with the engine's version"
+            )
+        logger.warning(
+            "steering touched none of %d request(s): thinking was closed before their outputs began, or nothing that "
+            "they generated was fed back; let the chat template open thinking, or steer with until=eos",
+            n,
+        )
+
     def _start(self, n_prompt: int) -> int:
         return {"all": 0, "last": max(n_prompt - 1, 0), "none": n_prompt}[self.prompt]
 
+    def _follow(self, seen: _Seen, row: Row) -> None:
+        """Note whether thinking is still closed by the prompt, begins anew or has ended in the output."""
+        seen.ended |= row.think_end is not None and row.think_end > row.n_prompt
+        if not seen.closed_in_prompt:
+            return
+        if _closed_in_prompt(row):
+            seen.next_position = max(seen.next_position, row.first_position + row.length)
+        else:
+            seen.closed_in_prompt, seen.opened_at = False, seen.next_position
+
     def _entry(self, row: Row) -> _Seen:
-        key = (row.request.problem_id, row.request.sample)
+        key = _key(row)
         seen = self._seen.get(key)
         if seen is None or seen.request() is not row.request:
             start = self._start(row.n_prompt)
-            closed = row.think_end is not None and row.think_end < row.n_prompt
-            reused = 0 if self.until == "end_of_think" and closed else max(0, row.first_position - start)
+            closed = self.until == "end_of_think" and _closed_in_prompt(row)
+            reused = max(0, row.first_position - start) if self.prefix_cache and not closed else 0
             seen = _Seen(ref(row.request), start + reused, reused=reused, closed_in_prompt=closed)
             self._seen[key] = seen
         return seen
+
+
+def _key(row: Row) -> Key:
+    return row.request.problem_id, row.request.sample
+
+
+def _closed_in_prompt(row: Row) -> bool:
+    return row.think_end is not None and row.think_end < row.n_prompt

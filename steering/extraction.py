@@ -26,7 +26,7 @@ from .vector import SteeringVector, VectorInfo
 
 Pooling = Literal["last", "mean_response", "boundary"]
 Span = Literal["response", "thinking"]
-Prompt = Callable[[Pair], tuple[Message, ...]]
+MakePrompt = Callable[[Pair], tuple[Message, ...]]
 
 DEFAULT_DEPTH = 0.72
 DEFAULT_GAMMA = 0.25
@@ -70,7 +70,7 @@ def extract(
     pairs: Sequence[Pair],
     recipe: Recipe = Recipe(),
     *,
-    prompt: Prompt | None = None,
+    prompt: MakePrompt | None = None,
     on_progress: Progress | None = None,
 ) -> Extraction:
     """Read the pairs with ``engine``'s model and average their differences.
@@ -136,7 +136,7 @@ class _Encoder:
     engine: Engine
     chat: Chat
     recipe: Recipe
-    prompt: Prompt
+    prompt: MakePrompt
 
     def sides(self, pair: Pair) -> list[Text]:
         """The long text, then the short one."""

@@ -1,7 +1,7 @@
 """Long and short traces of the same problems: from graded runs of the model itself, or from a file.
 
-A pair is kept if both sides are graded correct, neither is cut off, both end properly and the short one is at most
-``ratio_max`` of the long one in tokens. What is dropped is kept beside the pairs, with its reason.
+A pair is kept if both sides are graded correct, neither is cut off, both end properly and the short one has fewer
+than ``ratio_max`` times the long one's tokens. What is dropped is kept beside the pairs, with its reason.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from cot.thinking import TAG_PAIRS
 from eval_math.errors import BadInput
@@ -31,6 +31,7 @@ Reason = Literal[
     "ratio",
     "too_long",
 ]
+R = TypeVar("R", Trace, Grade)
 REASONS: tuple[Reason, ...] = get_args(Reason)
 Verdict = Callable[[str, Mapping[str, Any]], bool | None]
 """(output text, row of the file) -> correct, wrong, or None where it cannot be told."""
@@ -41,7 +42,7 @@ class PairRules:
     """Which pairs are kept."""
 
     ratio_max: float = 0.7
-    """Longest short side, as a share of the long side's tokens."""
+    """The short side has fewer tokens than this share of the long side's."""
     max_tokens: int | None = None
     """Longest side in tokens; None = any."""
 
@@ -210,8 +211,8 @@ def _read_run(run: Path, pools: dict[str, _Pool]) -> None:
             raise BadInput(
                 f"{run}: problem {problem.id!r} has another question than in an earlier run; use one benchmark"
             )
-    grades = {(g.problem_id, g.sample): g for g in read_records(Grade, run / "grades.jsonl", torn_tail=True)}
-    for key, trace in _last_traces(run).items():
+    grades = _first_of_each(read_records(Grade, run / "grades.jsonl", torn_tail=True))
+    for key, trace in _first_of_each(read_records(Trace, run / "traces.jsonl", torn_tail=True)).items():
         if trace.problem_id not in pools:
             raise BadInput(
                 f"{run}/traces.jsonl: problem {trace.problem_id!r} is not in problems.jsonl; is the folder mixed?"
@@ -219,9 +220,12 @@ def _read_run(run: Path, pools: dict[str, _Pool]) -> None:
         pools[trace.problem_id].add(trace, grades.get(key))
 
 
-def _last_traces(run: Path) -> dict[tuple[str, int], Trace]:
-    """A unit of work that occurs twice counts once, with its later line."""
-    return {(t.problem_id, t.sample): t for t in read_records(Trace, run / "traces.jsonl", torn_tail=True)}
+def _first_of_each(records: Iterable[R]) -> dict[tuple[str, int], R]:
+    """A unit of work that occurs twice counts once, with its first line, as when a run is opened again."""
+    firsts: dict[tuple[str, int], R] = {}
+    for record in records:
+        firsts.setdefault((record.problem_id, record.sample), record)
+    return firsts
 
 
 def _read_file(path: Path, n_tokens: Callable[[str], int], correct: Verdict | None) -> Iterator[Dropped | Pair]:

@@ -19,7 +19,7 @@ from eval_math.records import Json, Problem
 from eval_math.summary import SummaryRow, figures_json
 
 from .asc import Asc
-from .counting import Prompt, Until
+from .counting import PromptTokens, Until
 from .sites import engine_shape
 from .vector import SteeringVector, load_vector, save_vector
 
@@ -35,7 +35,7 @@ class SweepConfig:
     """Accuracy that may be lost, as a fraction."""
     give_up: float = 0.2
     """On a block, once a strength costs more accuracy than this, stronger ones are not run."""
-    prompt: Prompt = "last"
+    prompt: PromptTokens = "last"
     until: Until = "end_of_think"
 
     def __post_init__(self) -> None:

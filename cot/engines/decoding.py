@@ -143,7 +143,7 @@ class Decoder:
             chooser=Chooser.of(request.sampling),
             stop_ids=self.desk.stop_ids(request),
             stop_texts=self.desk.stop_texts(request),
-            think_end=think_end(work.ids[: work.n_prompt], work.ids[work.n_prompt :], self.desk.chat.tags),
+            think_end=self._think_end(work, []),
         )
 
     def _advance(self, batch: Batch, logits: Tensor) -> list[Trace]:
@@ -153,8 +153,8 @@ class Decoder:
         traces, alive = list[Trace](), list[int]()
         for at, (row, token) in enumerate(zip(batch.rows, chosen, strict=True)):
             row.generated.append(token)
-            if row.think_end is None and token == self.desk.chat.tags.end_id:
-                row.think_end = row.next_position
+            if token in self.desk.chat.tags.ids:
+                row.think_end = self._think_end(row.work, row.generated)
             finish = self._finish(row)
             if finish is None:
                 alive.append(at)
@@ -162,6 +162,10 @@ class Decoder:
                 traces.append(self.desk.finished(row.work, row.generated, finish))
         batch.keep(alive)
         return traces
+
+    def _think_end(self, work: Work, generated: list[int]) -> int | None:
+        output = [*work.ids[work.n_prompt :], *generated]
+        return think_end(work.ids[: work.n_prompt], output, self.desk.chat.tags, self.desk.chat.decode)
 
     def _finish(self, row: Running) -> Finish | None:
         if row.generated[-1] in row.stop_ids or (row.stop_texts and self._stops_in_text(row)):

@@ -132,7 +132,8 @@ class HfEngine:
         return scores
 
     def _score_row(self, at: int, item: tuple[Sequence[int], Sequence[int]], width: int) -> Row:
-        length, end = item_length(item), think_end(item[0], item[1], self._desk.chat.tags)
+        chat, length = self._desk.chat, item_length(item)
+        end = think_end(*item, chat.tags, chat.decode)
         return Row(score_request(at, item), at, width - length, length, 0, len(item[0]), end)
 
 

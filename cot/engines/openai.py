@@ -119,9 +119,17 @@ class OpenaiEngine:
                 if not sent:
                     return
                 number, answer = posts.next()
+                if _fatal(answer):
+                    yield from self._last(posts, sent)
                 yield self._finished(sent.pop(number), answer)
         finally:
             posts.close()
+
+    def _last(self, posts: Posts, sent: dict[int, Sent]) -> Iterator[Trace]:
+        """What has come in behind a fatal error, so that no finished answer is lost to it."""
+        for number, answer in posts.arrived():
+            if not _fatal(answer):
+                yield self._finished(sent.pop(number), answer)
 
     def _prepare(self, request: Request) -> Sent | Trace:
         """What to send, or the trace of a request that cannot run."""
@@ -231,6 +239,11 @@ def _capabilities(wire: Wire) -> frozenset[str]:
     missing = set() if wire.desk is not None else {"prefill"}
     missing |= set() if wire.dialect == "vllm" else {"score"}
     return ENGINES["openai"].capabilities - missing
+
+
+def _fatal(answer: dict[str, Any] | Exception) -> bool:
+    """Whether no further request can be served, rather than this one."""
+    return isinstance(answer, Exception) and not isinstance(answer, Refused)
 
 
 def _raised(value: dict[str, Any] | Exception) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from random import Random
 from typing import Any
 
@@ -135,6 +136,16 @@ class Posts:
         outcome = self._answers.get()
         self.under_way -= 1
         return outcome
+
+    def arrived(self) -> Iterator[tuple[int, dict[str, Any] | Exception]]:
+        """The outcomes that are there already, without waiting for further ones."""
+        while True:
+            try:
+                outcome = self._answers.get_nowait()
+            except Empty:
+                return
+            self.under_way -= 1
+            yield outcome
 
     def close(self) -> None:
         """End the threads; calls under way are dropped."""

@@ -18,7 +18,6 @@ from eval_math.errors import EngineError, LaconicError
 from eval_math.records import Finish, Request, Trace
 
 from ..engine import EngineConfig, EngineIdentity, Row
-from ..thinking import think_end
 from .vllm_rows import Fed, RunnerView
 from .vllm_start import Started, start
 from .work import Desk, Work, check_items, check_open, deliver, score_request
@@ -171,8 +170,7 @@ class VllmEngine:
         parameters.output_kind = RequestOutputKind.FINAL_ONLY
         name = str(next(self._names))
         internal = self._core.add_request(name, tokens_input(list(work.ids)), parameters)
-        end = think_end(work.ids[: work.n_prompt], work.ids[work.n_prompt :], self._desk.chat.tags)
-        self._running[internal] = Fed(work, self._desk.chat.tags.end_id, end, len(work.ids))
+        self._running[internal] = Fed.of(work, self._desk.chat)
         self._internal_names[name] = internal
         return name
 

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..chat import Chat
 from ..engine import Row
+from ..thinking import think_end
 from .work import Work
 
 RUNNER_STATE = ("input_batch", "query_start_loc", "requests")
@@ -18,9 +20,23 @@ class Fed:
     """A running request and how far its end of thinking has been looked for (``scanned`` tokens)."""
 
     work: Work
-    end_id: int | None
+    chat: Chat
     think_end: int | None
     scanned: int
+
+    @classmethod
+    def of(cls, work: Work, chat: Chat) -> Fed:
+        """A request of which nothing has been generated."""
+        n = work.n_prompt
+        return cls(work, chat, think_end(work.ids[:n], work.ids[n:], chat.tags, chat.decode), len(work.ids))
+
+    def scan(self, ids: Any) -> None:
+        """Look for tags among the tokens that came since; ``ids`` is an array of all of them."""
+        tags, n = self.chat.tags, self.work.n_prompt
+        new = ids[self.scanned :].tolist()
+        self.scanned += len(new)
+        if not tags.ids.isdisjoint(new):
+            self.think_end = think_end(self.work.ids[:n], ids[n:].tolist(), tags, self.chat.decode)
 
 
 @dataclass(frozen=True)
@@ -48,12 +64,11 @@ class RunnerView:
         batch = self.runner.input_batch
         first = int(batch.num_computed_tokens_cpu[at])
         after = first + length
-        if fed.think_end is None and fed.end_id is not None and after > fed.scanned:
-            new = batch.token_ids_cpu[at, fed.scanned : after]
-            found = (new == fed.end_id).nonzero()[0]
-            fed.think_end = fed.scanned + int(found[0]) if len(found) else None
-            fed.scanned = after
-        fed_end = fed.think_end if fed.think_end is not None and fed.think_end < after else None
+        if after > fed.scanned:
+            fed.scan(batch.token_ids_cpu[at, :after])
+        # A prompt's own end tag is told from its first chunk on: all of its passes are alike then.
+        known = max(after, fed.work.n_prompt)
+        fed_end = fed.think_end if fed.think_end is not None and fed.think_end < known else None
         return Row(fed.work.request, None, offset, length, first, fed.work.n_prompt, fed_end)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import pytest
 from scripted import END, TAG, ScriptedEngine, encode
 
 from cot.budget import Cut
+from eval_math.errors import BadInput
 from eval_math.records import Message, Request, Sampling, Trace
 
 LONG = "x" * 30 + TAG + "\\boxed{1}"
@@ -80,3 +82,30 @@ def test_sampling_seed_and_prompt_stay_those_of_the_request():
     assert [r.sampling.temperature for r in engine.asked] == [0.6, 0.6]
     assert [r.messages for r in engine.asked] == [asked.messages] * 2
     assert [r.sampling.stop_at_think_end for r in engine.asked] == [True, False]
+
+
+def test_thinking_that_closes_at_the_limit_is_truncated():
+    found = drive(Cut(tokens=12), request("short", 6))["short"]
+    assert (found.thinking, found.answer_text, found.finish) == ("x" * 5, "", "length")
+    assert len(found.token_ids or ()) == 6
+
+
+def test_a_budget_without_room_for_a_thought_is_refused_at_start():
+    engine = ScriptedEngine({"long": LONG})
+    with pytest.raises(BadInput, match="tokens=1, but the end tag alone takes 1; give at least 2"):
+        list(Cut(tokens=1).drive(engine, [request("long")]))
+    assert engine.asked == []
+    [least] = Cut(tokens=2).drive(engine, [request("long")])
+    assert least.n_thinking_tokens == 2
+
+
+def test_an_end_tag_that_is_not_the_models_is_refused_at_start():
+    @dataclass
+    class Mistral(ScriptedEngine):
+        def encode(self, text: str) -> list[int]:
+            return [9] if text in ("[THINK]", "[/THINK]") else [ord(c) for c in text]
+
+    with pytest.raises(BadInput, match=r"end='</think>' is not the model's end tag; give end=\[/THINK\]"):
+        list(Cut(tokens=12).drive(Mistral({}), [request("long")]))
+    with pytest.raises(BadInput, match="end='</reason>' is not the model's end tag; give end=</think>"):
+        list(Cut(tokens=12, end="</reason>").drive(ScriptedEngine({}), [request("long")]))

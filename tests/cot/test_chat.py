@@ -103,3 +103,17 @@ def test_hashes_follow_content_not_place(random_model, copied, write_tokenizer):
     assert model_hash(copied) != model_hash(random_model)
     write_tokenizer(copied, template="{{ 'x' }}")
     assert template_hash(open_chat(copied).tokenizer) != template_hash(open_chat(random_model).tokenizer)
+
+
+def test_large_weights_with_the_same_header_and_other_numbers_have_another_hash(copied, random_model, monkeypatch):
+    monkeypatch.setattr("cot.chat.HASHED_WHOLE_BYTES", 100_000)
+    assert model_hash(copied) == model_hash(random_model)
+    weights = copied / "model.safetensors"
+    whole = weights.read_bytes()
+    assert len(whole) > 200_000
+    header = 8 + int.from_bytes(whole[:8], "little")
+    numbers = bytes(byte ^ 1 for byte in whole[header:])
+    weights.write_bytes(whole[:header] + numbers)
+    assert model_hash(copied) != model_hash(random_model)
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert model_hash(copied) != model_hash(random_model)

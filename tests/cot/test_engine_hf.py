@@ -188,6 +188,27 @@ def test_rows_know_the_end_of_thinking(forced):
     assert all(row.n_prompt == n for row in seen)
 
 
+@pytest.mark.parametrize("prefilled", [0, 2])
+def test_rows_know_thinking_that_the_output_opens_after_a_prompt_with_both_tags(forced, prefilled):
+    engine, force = forced
+    prompt, output = (7, 261, 262, 8), (*engine.encode(" "), 261, 5, 262, 9)
+    request = Request(
+        "p", prompt_ids=prompt, prefill_ids=output[:prefilled], sampling=Sampling(max_tokens=5 - prefilled)
+    )
+    seen = []
+    handle = engine.apply_model(
+        lambda model: model.model.layers[0].register_forward_pre_hook(lambda *_: seen.extend(engine.current_rows()))
+    )
+    try:
+        with force(output[prefilled:]):
+            trace = run(engine, [request])["p", 0]
+    finally:
+        handle.remove()
+    assert (trace.n_thinking_tokens, trace.n_answer_tokens) == (4, 1)
+    expected = [(0, 2), (4, 2), (5, None), (6, None), (7, 7)] if not prefilled else [(0, None), (6, None), (7, 7)]
+    assert [(row.first_position, row.think_end) for row in seen] == expected
+
+
 def test_a_closed_engine_says_so(random_model):
     engine = open_engine(EngineConfig(model=str(random_model), engine="hf"))
     engine.close()

@@ -169,6 +169,20 @@ def test_finished_traces_survive_the_servers_death(server):
     assert [t.problem_id for t in seen] == ["a"]
 
 
+def test_answers_that_came_in_before_a_fatal_error_was_read_are_not_lost(server):
+    def after(seconds, value):
+        return lambda: time.sleep(seconds) or value
+
+    server.script = [(200, chat("one")), (429, after(0.2, {})), (200, after(0.4, chat("two")))]
+    traces = connect(server, batch_size=3, retries=0).generate(ask(name) for name in "abc")
+    found = [next(traces).text]
+    time.sleep(1.0)
+    with pytest.raises(EngineError, match="lower batch_size"):
+        for trace in traces:
+            found.append(trace.text)
+    assert found == ["one", "two"]
+
+
 def test_concurrency_is_bounded_and_used(server):
     server.script = [(200, lambda: time.sleep(0.05) or chat("x")) for _ in range(12)]
     assert len(list(connect(server, batch_size=3).generate(ask(f"p{i}") for i in range(12)))) == 12

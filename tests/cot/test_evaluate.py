@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,15 +18,22 @@ from cot.prompting import Concise
 from cot.runs import GRADES, TRACES, content_hash, open_run, read_info
 from eval_math.errors import BadInput, EngineError, RunMismatch
 from eval_math.files import read_records
-from eval_math.records import Grade, Request, Sampling, Trace, unit_seed
+from eval_math.records import Grade, Json, Request, Sampling, Trace, unit_seed
 
 CONFIG = EvalConfig("toy", sampling=Sampling(max_tokens=200))
 PROBLEMS, OUTPUTS = toy(13)
 
 
-def go(folder: Path, engine: ScriptedEngine, config: EvalConfig = CONFIG, method: Method | None = None):
+def go(
+    folder: Path,
+    engine: ScriptedEngine,
+    config: EvalConfig = CONFIG,
+    method: Method | None = None,
+    *,
+    overwrite: bool = False,
+):
     method = method or Method()
-    with open_run(folder, describe_run(method, engine, config), PROBLEMS) as run:
+    with open_run(folder, describe_run(method, engine, config), PROBLEMS, overwrite=overwrite) as run:
         return evaluate(PROBLEMS, method, engine, run, config)
 
 
@@ -140,6 +147,40 @@ def test_a_changed_configuration_and_changed_prompts_are_refused(tmp_path, monke
     monkeypatch.setattr("eval_math.prompts.BOXED", "Answer.")
     with pytest.raises(RunMismatch, match="belongs to another request"):
         go(tmp_path / "run", ScriptedEngine(OUTPUTS))
+
+
+def test_overwrite_does_again_only_what_other_requests_brought_about(tmp_path):
+    go(tmp_path / "run", ScriptedEngine(OUTPUTS))
+    path = tmp_path / "run" / TRACES
+    lines = path.read_text().splitlines(keepends=True)
+    lines[2] = lines[2].replace(traces(tmp_path / "run")[2].key, "0" * 32)
+    path.write_text("".join(lines))
+    with pytest.raises(RunMismatch, match="the trace of 'p/2', sample 0, belongs to another request"):
+        go(tmp_path / "run", ScriptedEngine(OUTPUTS))
+    engine = ScriptedEngine(OUTPUTS)
+    go(tmp_path / "run", engine, overwrite=True)
+    assert [request.problem_id for request in engine.asked] == ["p/2"]
+    assert content_hash(tmp_path / "run") == undisturbed(tmp_path)
+
+
+@dataclass
+class Tuned(ScriptedEngine):
+    more: dict[str, Json] = field(default_factory=dict)
+
+    @property
+    def identity(self):
+        identity = super().identity
+        return replace(identity, settings={**identity.settings, **self.more})
+
+
+def test_settings_that_decide_the_output_must_be_the_same_to_resume(tmp_path):
+    go(tmp_path / "run", Tuned(OUTPUTS, more={"base_url": "http://a/v1", "device": "cpu", "api_key": "secret"}))
+    assert "secret" not in (tmp_path / "run" / "run.json").read_text()
+    go(tmp_path / "run", Tuned(OUTPUTS, more={"base_url": "http://a/v1", "device": "cuda", "retries": 9}))
+    with pytest.raises(RunMismatch, match=r"settings\.base_url: 'http://a/v1' stored, 'http://b/v1' asked"):
+        go(tmp_path / "run", Tuned(OUTPUTS, more={"base_url": "http://b/v1"}))
+    with pytest.raises(RunMismatch, match=r"settings\.max_model_len: 1000 stored, 900 asked"):
+        go(tmp_path / "run", Tuned(OUTPUTS, max_model_len=900, more={"base_url": "http://a/v1"}))
 
 
 def test_another_batch_size_may_resume(tmp_path):

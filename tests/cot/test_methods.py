@@ -34,7 +34,7 @@ class Odd(Method):
 
 @pytest.fixture
 def odd(monkeypatch):
-    monkeypatch.setitem(methods.METHODS, "odd", MethodEntry(__name__, "Odd", "for this test"))  # type: ignore[arg-type]
+    monkeypatch.setitem(methods.METHODS, "odd", MethodEntry(__name__, "Odd"))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

@@ -137,6 +137,15 @@ def test_another_configuration_is_refused_with_what_differs(tmp_path):
         assert run.stored == {}
 
 
+def test_overwrite_goes_on_with_a_run_of_the_same_configuration(tmp_path):
+    fill(tmp_path / "run", 0, 1)
+    with start(tmp_path / "run", overwrite=True) as run:
+        assert list(run.stored) == units(0, 1)
+    (tmp_path / "run" / INFO).write_text("damaged")
+    with start(tmp_path / "run", overwrite=True) as run:
+        assert run.stored == {}
+
+
 def test_other_problems_are_another_configuration(tmp_path):
     fill(tmp_path / "run", 0)
     changed = [replace(PROBLEMS[0], question="2+2?"), *PROBLEMS[1:]]

@@ -76,10 +76,49 @@ def test_prompt_states_and_think_end_positions():
         "closed",
         "open",
     ]
-    assert think_end(ids("qS"), ids("abEc"), IDS) == 4
-    assert think_end(ids("qSEx"), ids("abE"), IDS) == 2
-    assert think_end(ids("qS"), ids("ab"), IDS) is None
-    assert think_end(ids("qS"), ids("abE"), TEXT) is None
+    assert think_end(ids("qS"), ids("abEc"), IDS, decode) == 4
+    assert think_end(ids("qSEx"), ids("abE"), IDS, decode) == 2
+    assert think_end(ids("qS"), ids("ab"), IDS, decode) is None
+    assert think_end(ids("qS"), ids("abE"), TEXT, decode) is None
+
+
+def test_a_pair_of_tags_in_the_prompt_does_not_hide_the_thinking_of_the_output():
+    prompt = ids("useSEq")
+    for output, end in {"": 4, "ab": 4, "abSc": 4, "S": None, " Sab": None, "SabEc": 9, " SaEbSc": 9}.items():
+        assert think_end(prompt, ids(output), IDS, decode) == end, output
+
+
+@pytest.mark.parametrize("case", TABLE.values(), ids=TABLE.keys())
+def test_think_end_agrees_with_split(case):
+    prompt, output, *_, n_thinking, _, closed = case
+    end = think_end(ids(prompt), ids(output), IDS, decode)
+    if closed:
+        assert end == len(prompt) + n_thinking - 1
+    elif n_thinking:
+        assert end is None
+    else:
+        assert end is None or end < len(prompt)
+
+
+def test_a_running_request_follows_the_tags_as_they_come(random_model):
+    import time
+
+    import numpy as np
+
+    from cot.chat import open_chat
+    from cot.engines.vllm_rows import Fed
+    from cot.engines.work import Work
+    from eval_math.records import Request
+
+    chat = open_chat(random_model)
+    prompt, output = chat.encode("use <think></think>. q"), chat.encode(" <think>ab</think>4</think>2")
+    fed = Fed.of(Work(Request("p", prompt_ids=tuple(prompt)), tuple(prompt), 0, 99, time.perf_counter()), chat)
+    whole, ends = np.array([*prompt, *output]), [fed.think_end]
+    for length in range(1, len(output) + 1):
+        fed.scan(whole[: len(prompt) + length])
+        ends.append(fed.think_end)
+    closed, end = prompt.index(chat.tags.end_id), len(prompt) + output.index(chat.tags.end_id)
+    assert ends == [closed] * 2 + [None] * 3 + [end] * (len(output) - 4)
 
 
 def test_tags_of_a_tokenizer(random_model):

@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from laconic_cli.eval import parse_options
+from laconic_cli.command import parse
+from laconic_cli.eval import Eval, _flags, parse_options
 from laconic_cli.main import main
 
 from cot.embedded import embedded_model_path
@@ -137,6 +138,18 @@ def test_each_wrong_request_is_one_line_and_code_2(flags, message, tmp_path, cap
 def test_engine_options_are_json_or_text():
     given = ("a=1", "b-c=0.5", "d=true", "e=True", "f=http://x/v1", 'g={"h": [1]}')
     assert parse_options(given) == {"a": 1, "b_c": 0.5, "d": True, "e": True, "f": "http://x/v1", "g": {"h": [1]}}
+
+
+def test_keys_stay_out_of_run_json():
+    given = ("api_key=s3cret", "api-key=s3cret", "hf_token=s3cret", "attn_implementation=eager")
+    assert _flags(Eval(engine_options=given))["engine_options"] == ["attn_implementation=eager"]
+
+
+@pytest.mark.parametrize("command", [{}, None])
+def test_a_run_of_another_command_holds_no_flags(tmp_path, command):
+    (tmp_path / "run.json").write_text(json.dumps({"schema": 1, "benchmark": "toy", "command": command}))
+    with pytest.raises(BadInput, match="not made by `laconic eval`, so it holds no flags"):
+        parse(Eval, ["--config", str(tmp_path / "run.json")], prog="laconic eval")
 
 
 def start(folder: Path, *, most_bytes: int | None = None) -> subprocess.Popen[str]:

@@ -1,13 +1,16 @@
 """Application: the right positions of the right block, in every way of running; nothing left behind."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
 
+from cot.engine import Row
 from eval_math.errors import BadInput, EngineError
 from eval_math.records import Message, Request, Sampling
 from steering.application import Steering, steer
+from steering.counting import SteerCount
 
 BLOCK, WIDTH, LAYERS = 1, 64, 4
 
@@ -55,6 +58,23 @@ def greedy(model, prompt_ids, n_tokens, step, prompt, ends=(259,)):
 
 def hooks(engine):
     return engine.apply_model(lambda model: sum(len(m._forward_hooks) for m in model.model.layers))
+
+
+@contextmanager
+def forced(engine, script):
+    """The model says the ids of ``script``, one for each forward pass."""
+    left = list(script)
+
+    def speak(module, arguments, output):
+        output.logits = torch.full_like(output.logits, -100.0)
+        output.logits[:, -1, left.pop(0)] = 100.0
+        return output
+
+    handle = engine.apply_model(lambda model: model.register_forward_hook(speak))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @pytest.mark.parametrize("prompt", ["last", "all", "none"])
@@ -147,13 +167,104 @@ def test_steering_stops_at_the_end_of_thinking(engine, step):
     assert count.of(trace) == count.expected(trace) == trace.n_thinking_tokens == 4
 
 
-def test_thinking_closed_by_the_prompt_is_not_steered(engine, step):
+@pytest.mark.parametrize("tokens", ["last", "all", "none"])
+def test_thinking_closed_by_the_prompt_is_not_steered(engine, step, tokens):
     ids = tuple(engine.prompt_ids(Request("x", messages=(Message("user", "Hi"),)))) + tuple(engine.encode("</think>"))
     request = Request("closed", prompt_ids=ids, sampling=Sampling(max_tokens=4))
     [plain] = engine.generate([request])
-    with steer(engine, Steering({BLOCK: step})) as count:
+    with steer(engine, Steering({BLOCK: step}, tokens)) as count:
         [trace] = engine.generate([request])
     assert trace.token_ids == plain.token_ids and count.steered == 0 and count.mismatches([trace]) == {}
+
+
+def test_thinking_that_the_output_opens_after_a_prompt_with_both_tags_is_steered(engine, step):
+    prompt = tuple(engine.encode("use <think></think>. q"))
+    script = [*engine.encode(" <think>abc</think>42")]
+    with steer(engine, Steering({BLOCK: step})) as count, forced(engine, script):
+        [trace] = engine.generate([Request("p", prompt_ids=prompt, sampling=Sampling(max_tokens=len(script)))])
+    assert (trace.n_thinking_tokens, trace.n_answer_tokens) == (6, 2)
+    # The start tag and the three letters: what came before it was not known to be thinking.
+    assert count.of(trace) == count.expected(trace) == count.steered == 4 and count.gaps == 0
+    prefilled = Request("p", prompt_ids=prompt, prefill_ids=tuple(script[:3]), sampling=Sampling(max_tokens=5))
+    with steer(engine, Steering({BLOCK: step})) as count, forced(engine, script[3:]):
+        [trace] = engine.generate([prefilled])
+    assert count.of(trace) == count.expected(trace) == 6
+
+
+def test_a_pass_computed_again_leaves_reopened_thinking_as_it_was(engine):
+    count = SteerCount("last", "end_of_think")
+    request = Request("p", prompt_ids=(1,) * 5)
+
+    def row(first, length, think_end):
+        return Row(request, 0, 0, length, first, 5, think_end)
+
+    for passed in (row(0, 5, 2), row(5, 1, 2), row(6, 1, None), row(7, 1, None)):
+        count.add(passed)
+    again = row(0, 9, None)
+    count.add(again)
+    assert count.span(again) == (6, 9) and (count.steered, count.gaps) == (3, 0)
+
+
+@pytest.mark.parametrize("tokens", ["last", "all", "none"])
+def test_no_part_of_a_prompt_that_closed_thinking_is_edited(tokens):
+    count, row = SteerCount(tokens, "end_of_think"), Row(Request("p", prompt_ids=(1,) * 5), 0, 0, 5, 0, 5, 2)
+    count.add(row)
+    start, stop = count.span(row)
+    assert start >= stop and count.steered == 0
+
+
+def test_a_run_without_any_steered_position_says_so(engine, step, caplog):
+    ids = tuple(engine.encode("q<think></think>"))
+    with caplog.at_level("WARNING"), steer(engine, Steering({BLOCK: step})):
+        list(engine.generate([Request("p", prompt_ids=ids, sampling=Sampling(max_tokens=3))]))
+    assert "none of 1 request" in caplog.text and "thinking was closed" in caplog.text
+
+
+def test_thinking_that_went_by_unsteered_is_an_error(engine, step, monkeypatch):
+    script = engine.encode("abc</think>4")
+    request = Request("p", prompt_ids=tuple(engine.encode("q<think>")), sampling=Sampling(max_tokens=len(script)))
+    with pytest.raises(EngineError, match="thinking"), steer(engine, Steering({BLOCK: step})), forced(engine, script):
+        monkeypatch.setattr(SteerCount, "span", lambda self, row: (0, 0))
+        list(engine.generate([request]))
+
+
+def test_tags_of_several_tokens_are_warned_about(engine, step, monkeypatch, caplog):
+    with caplog.at_level("WARNING"), steer(engine, Steering({BLOCK: step})):
+        pass
+    assert caplog.text == ""
+    monkeypatch.setattr(type(engine), "encode", lambda self, text: [ord(c) for c in text])
+    with caplog.at_level("WARNING"), steer(engine, Steering({BLOCK: step}, "last", "eos")):
+        pass
+    assert caplog.text == ""
+    with caplog.at_level("WARNING"), steer(engine, Steering({BLOCK: step})):
+        pass
+    assert caplog.text.count("the answer is steered as well") == 1
+
+
+def test_positions_skipped_without_a_prefix_cache_are_a_gap():
+    request = Request("p", prompt_ids=(1,) * 5)
+    counts = [SteerCount("all", "eos", prefix_cache=cached) for cached in (True, False)]
+    for count in counts:
+        count.add(Row(request, 0, 0, 2, 3, 5))
+    assert [count.gaps for count in counts] == [0, 3]
+
+
+def test_hooks_that_miss_the_prompt_leave_a_gap(engine, requests, step, monkeypatch):
+    real, missed = type(engine).current_rows, []
+
+    def late(self):
+        rows = real(self)
+        if active and rows and rows[0].first_position == 0:
+            missed.append(rows)
+            return []
+        return rows
+
+    active = []
+    monkeypatch.setattr(type(engine), "current_rows", late)
+    with pytest.raises(EngineError, match="missed"), steer(engine, Steering({BLOCK: step}, "last", "eos")):
+        active.append(True)
+        list(engine.generate(requests))
+    assert missed
 
 
 def test_batch_padding_does_not_matter(engine, requests, step):

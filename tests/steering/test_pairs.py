@@ -93,6 +93,19 @@ def test_a_torn_last_line_is_a_unit_that_is_missing(tmp_path):
     assert make_pairs([run]).pairs[0].n_short_tokens == 21
 
 
+@pytest.mark.parametrize(("short", "kept"), [(49, 1), (50, 0)])
+def test_the_short_side_stays_below_the_ratio(tmp_path, short, kept):
+    run = write_run(tmp_path / "r", [sample("a", 0, 99), sample("a", 1, short - 1)])
+    assert make_pairs([run], PairRules(0.5)).counts()["kept"] == kept
+
+
+def test_a_unit_that_occurs_twice_counts_with_its_first_line(tmp_path):
+    first = [sample("a", 0, 90), sample("a", 1, 20)]
+    run = write_run(tmp_path / "r", [*first, sample("a", 1, 10, "incorrect")])
+    [pair] = make_pairs([run]).pairs
+    assert pair.n_short_tokens == 21
+
+
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
