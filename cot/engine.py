@@ -105,8 +105,8 @@ class Row:
     Its tokens stand at sequence positions ``first_position ... first_position + length - 1`` and in the hidden states
     at ``[batch_row, offset:offset + length]`` of a (batch, time, hidden) tensor or, with ``batch_row`` None, at
     ``[offset:offset + length]`` of a flat (tokens, hidden) one. ``n_prompt`` counts prompt tokens without prefill.
-    ``think_end`` is the position of the end-of-think token once it has been fed, else None; a prompt that closes
-    thinking has it from its first pass on, until the output opens thinking anew.
+    ``think_end`` is the position of the end-of-think token once it has been fed, else None; for a prompt that closes
+    thinking, from its first pass on until the output opens thinking anew.
     """
 
     request: Request

@@ -23,7 +23,7 @@ class SteerPairs:
     model: str = "embedded"
     """Model to be steered: its tokenizer counts the tokens of --file."""
     ratio_max: float = 0.7
-    """Longest short side, as a share of the long side's tokens."""
+    """The short side has fewer tokens than this share of the long side's."""
     max_tokens: int | None = None
     """Longest side in tokens; default: any for --runs, what the model takes for --file."""
     grade: bool = True
