@@ -127,6 +127,10 @@ def _quieten() -> None:
     """Notes that libraries print while they are imported would bury what the command says; set before any import."""
     for name, value in {"TORCH_CPP_LOG_LEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false"}.items():
         os.environ.setdefault(name, value)
+    if not sys.warnoptions:
+        import warnings
+
+        warnings.filterwarnings("ignore", message=".*torch.distributed.reduce_op.*", category=FutureWarning)
 
 
 def _version() -> str:
