@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import types
 from collections.abc import Mapping
@@ -109,9 +110,12 @@ def _value(text: str, kind: Any, where: str) -> Any:
         return _bool(text, where)
     if kind in (int, float, str, Path):
         try:
-            return kind(text)
+            value = kind(text)
         except ValueError as error:
             raise BadInput(f"{where}: expected {'a whole number' if kind is int else 'a number'}") from error
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BadInput(f"{where}: expected a finite number")
+        return value
     raise BadInput(f"{where}: cannot be given as text")
 
 

@@ -24,9 +24,8 @@ def parse(flags: type[C], words: Sequence[str], *, prog: str) -> C:
     import tyro
 
     rest, config = _config(list(words))
-    if config is None:
-        return tyro.cli(flags, args=rest, prog=prog, description=flags.__doc__)
-    return tyro.cli(flags, args=rest, prog=prog, description=flags.__doc__, default=_from_config(flags, config))
+    stored = [] if config is None else _stored_words(flags, config)
+    return tyro.cli(flags, args=[*stored, *rest], prog=prog, description=flags.__doc__)
 
 
 def write_figures(target: str | None, figures: Mapping[str, Any]) -> None:
@@ -53,7 +52,7 @@ def _config(words: list[str]) -> tuple[list[str], Path | None]:
     return words, None
 
 
-def _from_config(flags: type[C], path: Path) -> C:
+def _stored_words(flags: type[Any], path: Path) -> list[str]:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -66,16 +65,19 @@ def _from_config(flags: type[C], path: Path) -> C:
         )
     if not isinstance(values, dict):
         raise BadInput(f"--config {path}: a JSON object of flags is expected")
-    known = {field.name: field for field in dataclasses.fields(flags)}  # type: ignore[arg-type]
+    known = {field.name: field for field in dataclasses.fields(flags)}
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise BadInput(f"--config {path}: unknown flag(s) {', '.join(unknown)}; known: {', '.join(known)}")
-    return flags(**{name: _typed(known[name], value) for name, value in values.items()})
+    return [word for name, value in values.items() for word in _as_words(known[name], value)]
 
 
-def _typed(field: dataclasses.Field[Any], value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(value)
-    if isinstance(value, str) and "Path" in str(field.type):
-        return Path(value)
-    return value
+def _as_words(field: dataclasses.Field[Any], value: Any) -> list[str]:
+    """The words that would give the flag this value on the command line; its parser then checks the type."""
+    flag = field.name.replace("_", "-")
+    if value is None or value == []:
+        return []
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    words = [str(part) for part in value] if isinstance(value, list) else [str(value)]
+    return words if "Positional" in str(field.type) else [f"--{flag}", *words]

@@ -70,6 +70,7 @@ def test_values_are_read_by_type(odd):
         ("none:a=1", "it has none"),
         ("cut:tokens=1,tokens=2", "tokens is given twice"),
         ("cut:tokens=x", "tokens='x': expected a whole number"),
+        ("asc:strength=nan", "expected a finite number"),
         ("cut:tokens=0", "at least 1 is expected"),
         ("odd", "method odd needs path, e.g. odd:path=..."),
         ("odd:path=x,side=up", "side='up': expected one of short, long"),
