@@ -49,13 +49,18 @@ class Cut(Method):
         Raises:
             BadInput: ``end`` is not the model's end tag, or ``tokens`` leaves no room for a thought before it.
         """
-        self._check(engine)
+        self.check(engine)
         source = iter(requests)
         window = _window(engine)
         while chunk := list(islice(source, window)):
             yield from self._run(engine, chunk)
 
-    def _check(self, engine: Engine) -> None:
+    def check(self, engine: Engine) -> None:
+        """Refuse a tag that is not the model's, and a budget without room for a thought before it.
+
+        Raises:
+            BadInput: names what was given and what would do.
+        """
         known = _end_tag(engine)
         if self.end != known:
             raise BadInput(f"method cut: end={self.end!r} is not the model's end tag; give end={known}")

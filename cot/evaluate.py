@@ -132,6 +132,7 @@ def check(problems: Sequence[Problem], method: Method, engine: Engine, config: E
         BadInput: names what is missing or does not fit.
     """
     require(method, engine)
+    method.check(engine)
     plan = _Plan(problems, method, engine, config)
     _check_lengths(plan.probe(), engine)
 

@@ -33,6 +33,9 @@ class Method:
         """The unit of work after `messages`: template arguments, prefill, extras, sampling."""
         return request
 
+    def check(self, engine: Engine) -> None:
+        """Refuse, before anything is written, what `attach` could not do with this engine or model."""
+
     def attach(self, engine: Engine) -> AbstractContextManager[Any]:
         """Change the engine for the length of a ``with`` block; always undone, also on error."""
         return nullcontext()
@@ -76,6 +79,11 @@ class Composed(Method):
         for part in self.parts:
             request = part.request(request)
         return request
+
+    def check(self, engine: Engine) -> None:
+        """Each part in turn."""
+        for part in self.parts:
+            part.check(engine)
 
     def attach(self, engine: Engine) -> AbstractContextManager[Any]:
         """All parts, undone in reverse order."""

@@ -196,6 +196,8 @@ def read_info(folder: Path) -> RunInfo:
     path = folder / INFO
     try:
         row = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(row, dict):
+            raise BadInput(f"{path}: a JSON object is expected; restore the file, or start anew with --overwrite")
         if row.get("schema") != SCHEMA:
             raise BadInput(
                 f"{path}: schema {row.get('schema')!r} found, {SCHEMA} expected; written by another version?"
@@ -256,8 +258,12 @@ def _acquire(folder: Path) -> int:
         raise StoreError(
             f"{folder}: in use by another process (pid {owner}); wait for it or choose another folder"
         ) from error
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    try:
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    except OSError as error:
+        os.close(lock)
+        raise StoreError(f"{folder}: cannot be written ({error.strerror}); free some space") from error
     return lock
 
 
@@ -311,7 +317,7 @@ def _begin(folder: Path, info: RunInfo, now: RunInfo) -> RunInfo:
 
 
 def _same_conditions(session: Mapping[str, Json], earlier: Mapping[str, Json]) -> bool:
-    return all(session[name] == earlier.get(name) for name in ("settings", "versions", "commit", "hardware"))
+    return all(session[name] == earlier.get(name) for name in ("settings", "versions", "hardware"))
 
 
 def _discard(folder: Path) -> None:

@@ -90,9 +90,18 @@ def write_atomic(path: Path, text: str) -> None:
     except OSError as error:
         if not special:
             target.unlink(missing_ok=True)
-        raise StoreError(
-            f"{path}: cannot be written ({error.strerror}); free some space or choose another folder"
-        ) from error
+        advice = "make the folder first" if isinstance(error, FileNotFoundError) else "free some space"
+        raise StoreError(f"{path}: cannot be written ({error.strerror}); {advice} or choose another one") from error
+
+
+def refuse_special(path: Path) -> None:
+    """Refuse a target that is there and no file, before something is renamed over it.
+
+    Raises:
+        BadInput: ``path`` is a folder, device or pipe.
+    """
+    if path.exists() and not path.is_file():
+        raise BadInput(f"{path}: is a folder, device or pipe, and a file is expected; choose another name")
 
 
 def write_json(path: Path, value: Mapping[str, Any] | list[Any]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import BadInput, StoreError
-from .files import read_rows
+from .files import read_rows, refuse_special
 from .grading import GradingItem, Verdict, grade_many
 from .policies import find_policy, policy_for
 from .records import STATUSES
@@ -216,6 +216,8 @@ class _Writer:
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp") if path else None
 
     def __enter__(self) -> _Writer:
+        if self._path is not None:
+            refuse_special(self._path)
         try:
             self._handle = open(self._temporary, "w", encoding="utf-8", newline="\n") if self._temporary else None
         except OSError as error:

@@ -25,7 +25,15 @@ def parse(flags: type[C], words: Sequence[str], *, prog: str) -> C:
 
     rest, config = _config(list(words))
     stored = [] if config is None else _stored_words(flags, config)
-    return tyro.cli(flags, args=[*stored, *rest], prog=prog, description=flags.__doc__)
+    command = tyro.cli(flags, args=[*stored, *rest], prog=prog, description=flags.__doc__)
+    check_target(getattr(command, "json", None))
+    return command
+
+
+def check_target(target: str | None) -> None:
+    """Refuse at start a ``--json`` file whose folder is not there."""
+    if target not in (None, "-") and not Path(target).absolute().parent.is_dir():
+        raise BadInput(f"--json {target}: its folder does not exist; make it first, or give - for standard output")
 
 
 def write_figures(target: str | None, figures: Mapping[str, Any]) -> None:

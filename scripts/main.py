@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _refuse_shadows()
         return _run(name, words[len(name) :])
     except KeyboardInterrupt:
-        _complain("interrupted; what was finished is stored, the same command goes on from there")
+        _complain("interrupted; whatever was finished is stored, and the same command goes on from there")
         return 130
     except BadInput as error:
         _complain(f"error: {error}")
@@ -90,9 +90,12 @@ def _unknown(words: Sequence[str]) -> int:
     import difflib
 
     group = [" ".join(name) for name in COMMANDS if name[0] == words[0]]
+    if group and words[1:2] in (["-h"], ["--help"]):
+        print(f"usage: laconic {words[0]} COMMAND; one of: {', '.join(group)}")
+        return 0
     if group:
         _complain(f"error: {words[0]!r} needs one of: {', '.join(group)}")
-        return 0 if words[1:2] in (["-h"], ["--help"]) else 2
+        return 2
     near = difflib.get_close_matches(words[0], [" ".join(n) for n in COMMANDS], n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     _complain(f"error: unknown command {words[0]!r}{hint} `laconic --help` lists them all")

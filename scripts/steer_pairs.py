@@ -19,7 +19,7 @@ class SteerPairs:
     file: Path | None = None
     """JSON lines with problem (or question), long, short; gold or answer, if there, is used for grading."""
     out: Path = Path("pairs.jsonl")
-    """Where the pairs go; the dropped ones go to dropped.jsonl beside it, with their reasons."""
+    """Where the pairs go; the dropped ones go to NAME.dropped.jsonl beside it, with their reasons."""
     model: str = "embedded"
     """Model to be steered: its tokenizer counts the tokens of --file."""
     ratio_max: float = 0.7

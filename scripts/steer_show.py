@@ -40,13 +40,13 @@ def format_vector(vector: SteeringVector) -> str:
     from steering.statistics import block_statistics
 
     lines = [f"{name:<14} {value}" for name, value in _facts(vector).items() if value not in ("", None)]
-    lines += ["", " block    norm  of |h|  pairs  |row|  cos(row, mean) mean/min  split-half cos"]
+    lines += ["", " block    norm  of |h|   pairs     |row|  cos(row, mean) mean/min  split-half cos"]
     for block, s in block_statistics(vector).items():
         star = "*" if block in vector.info.apply_layers else " "
         cos = f"{_number(s.cos_row_mean, 3)} / {_number(s.cos_row_min, 3)}"
         lines.append(
-            f"{block:>5}{star}{s.norm:>8.3g}{_number(s.relative_norm, 3):>8}{s.rows:>7}{_number(s.row_norm_mean, 2):>7}"
-            f"{cos:>26}{_number(s.split_half_cos, 3):>16}"
+            f"{block:>5}{star}{s.norm:>8.3g}{_number(s.relative_norm, 3):>8}{s.rows:>8}"
+            f"{_number(s.row_norm_mean, 2):>10}{cos:>26}{_number(s.split_half_cos, 3):>16}"
         )
     return "\n".join([*lines, "* steered by default; adding the direction moves towards concise"])
 

@@ -63,6 +63,14 @@ class Asc(Method):
             if getattr(self, field) not in known:
                 raise BadInput(f"asc: {field}={getattr(self, field)!r}, expected one of {', '.join(known)}")
 
+    def check(self, engine: Engine) -> None:
+        """Refuse a vector that does not fit the model, or has no direction at the block.
+
+        Raises:
+            BadInput: the file cannot be used with this model.
+        """
+        self._steps(engine)
+
     def attach(self, engine: Engine) -> AbstractContextManager[Any]:
         """Steer the engine for the length of a ``with`` block; yields a `SteerCount`.
 
@@ -71,10 +79,7 @@ class Asc(Method):
         """
         from .application import Steering, steer
 
-        vector = self._load()
-        self._check_fit(vector, engine)
-        steps = {block: self._step(vector, block) for block in self._blocks(vector)}
-        return steer(engine, Steering(steps, self.prompt, self.until))
+        return steer(engine, Steering(self._steps(engine), self.prompt, self.until))
 
     def fingerprint(self) -> dict[str, Json]:
         """Hyper-parameters with the file's defaults filled in, and a hash of the directions instead of the path."""
@@ -113,6 +118,11 @@ class Asc(Method):
 
         if isinstance(engine, ModelAccess):
             check_fit(vector, engine.apply_model(model_shape), engine.identity.model)
+
+    def _steps(self, engine: Engine) -> dict[int, torch.Tensor]:
+        vector = self._load()
+        self._check_fit(vector, engine)
+        return {block: self._step(vector, block) for block in self._blocks(vector)}
 
     def _blocks(self, vector: SteeringVector) -> tuple[int, ...]:
         return vector.info.apply_layers if self.block is None else (self.block,)

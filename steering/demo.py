@@ -157,7 +157,7 @@ def _make_pairs(plan: DemoPlan, folder: Path, engine: Engine, say: Say) -> PairS
     chosen = replace(made, pairs=made.pairs[: plan.pairs])
     save_pairs(chosen, folder / "pairs.jsonl")
     if len(made.pairs) < min(10, plan.pairs):
-        raise BadInput(f"only {len(made.pairs)} usable pairs; see {folder / 'dropped.jsonl'} for the reasons")
+        raise BadInput(f"only {len(made.pairs)} usable pairs; see {folder / 'pairs.dropped.jsonl'} for the reasons")
     return chosen
 
 

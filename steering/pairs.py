@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from cot.thinking import TAG_PAIRS
 from eval_math.errors import BadInput
-from eval_math.files import read_records, read_rows, write_atomic
+from eval_math.files import read_records, read_rows, refuse_special, write_atomic
 from eval_math.records import Grade, Pair, Problem, Trace, to_line
 
 Reason = Literal[
@@ -125,11 +125,10 @@ def verdict_by_gold(text: str, row: Mapping[str, Any]) -> bool | None:
 
 
 def save_pairs(pairs: PairSet, path: Path) -> Path:
-    """Write the pairs to ``path`` and the dropped ones to ``dropped.jsonl`` beside it; returns the latter's path."""
+    """Write the pairs to ``NAME.jsonl`` and the dropped ones to ``NAME.dropped.jsonl``; returns the latter's path."""
+    refuse_special(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name("dropped.jsonl")
-    if beside == path:
-        raise BadInput(f"{path}: this name is taken by the dropped pairs; choose another --out")
+    beside = path.with_name(f"{path.stem}.dropped.jsonl")
     write_atomic(beside, "".join(_dropped_line(d) for d in pairs.dropped))
     write_atomic(path, "".join(to_line(pair) for pair in pairs.pairs))
     return beside
@@ -143,7 +142,7 @@ def load_pairs(path: Path) -> list[Pair]:
     """
     pairs = list(read_records(Pair, path))
     if not pairs:
-        raise BadInput(f"{path}: no pairs in it; see dropped.jsonl beside it for the reasons")
+        raise BadInput(f"{path}: no pairs in it; see the .dropped.jsonl beside it for the reasons")
     return pairs
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from eval_math.errors import BadInput, StoreError
+from eval_math.files import refuse_special
 
 from .sites import ModelShape, check_blocks
 
@@ -114,6 +115,7 @@ def save_vector(vector: SteeringVector, path: Path) -> None:
     tensors |= {f"resid_norm.{b}": _scalar(n) for b, n in vector.resid_norm.items()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     _check(str(path), vector.info, tensors)
+    refuse_special(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from eval_math.errors import StoreError
-from eval_math.files import read_rows, write_atomic, write_json
+from eval_math.errors import BadInput, StoreError
+from eval_math.files import read_rows, refuse_special, write_atomic, write_json
 
 
 def test_a_file_is_replaced_whole(tmp_path):
@@ -49,6 +49,12 @@ def test_no_room_is_a_store_error():
     with pytest.raises(StoreError, match="No space left"):
         write_atomic(Path("/dev/full"), "x")
     assert Path("/dev/full").is_char_device()
+
+
+def test_only_a_file_may_be_renamed_over(tmp_path):
+    refuse_special(tmp_path / "new")
+    with pytest.raises(BadInput, match="folder, device or pipe"):
+        refuse_special(tmp_path)
 
 
 def _one_line(path: Path) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from laconic_cli.command import parse
+from laconic_cli.command import check_target, parse
 
 from eval_math.errors import BadInput
 
@@ -50,6 +50,13 @@ def test_a_value_of_another_type_is_refused(tmp_path, config, named, capsys):
     with pytest.raises(SystemExit) as stop:
         parsed(tmp_path, config)
     assert stop.value.code == 2 and named in capsys.readouterr().err
+
+
+def test_a_json_target_without_folder_is_refused_at_start(tmp_path):
+    check_target("-")
+    check_target(str(tmp_path / "figures.json"))
+    with pytest.raises(BadInput, match="does not exist"):
+        check_target(str(tmp_path / "none" / "figures.json"))
 
 
 @pytest.mark.parametrize(

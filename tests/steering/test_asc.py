@@ -6,8 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from cot.evaluate import EvalConfig, evaluate_into
 from cot.methods import parse_method
 from eval_math.errors import BadInput
+from eval_math.records import Problem
 from steering.asc import Asc
 from steering.sites import ModelShape, parse_blocks
 from steering.vector import SteeringVector, VectorInfo, load_vector, save_vector
@@ -127,3 +129,13 @@ def test_extracted_vector_steers(engine, pairs, tmp_path):
     before = scores(engine)
     with Asc(str(tmp_path / "v")).attach(engine):
         assert scores(engine) != before
+
+
+def test_a_vector_that_does_not_fit_leaves_no_run_folder(engine, vector, tmp_path):
+    wide = {b: torch.ones(WIDTH + 2) for b in (1, 2)}
+    save_vector(replace(vector, directions=wide, info=replace(vector.info, hidden_size=WIDTH + 2)), tmp_path / "wide")
+    problem = Problem("p", "embedded", "1+1?", "2")
+    for method in (Asc(str(tmp_path / "wide")), parse_method(f"concise+asc:vector={tmp_path / 'wide'}")):
+        with pytest.raises(BadInput, match="hidden_size 66"):
+            evaluate_into(tmp_path / "run", [problem], method, engine, EvalConfig("embedded"))
+    assert not (tmp_path / "run").exists()

@@ -181,8 +181,9 @@ def test_stored_pairs_come_back_and_dropped_ones_keep_text_and_reason(tmp_path):
     assert load_pairs(tmp_path / "out" / "pairs.jsonl") == list(made.pairs)
     [row] = [json.loads(line) for line in beside.read_text().splitlines()]
     assert row == {**asdict(made.pairs[0]), "reason": "duplicate", "detail": row["detail"]}
-    with pytest.raises(BadInput, match="taken"):
-        save_pairs(made, tmp_path / "dropped.jsonl")
+    assert beside.name == "pairs.dropped.jsonl"
+    with pytest.raises(BadInput, match="folder, device or pipe"):
+        save_pairs(made, tmp_path / "out")
 
 
 def test_no_pairs_is_an_error(tmp_path):
