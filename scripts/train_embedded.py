@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,11 +28,14 @@ class TrainEmbedded:
     """Held-out problems for the model card (default size only); 0 writes none."""
     evaluate_every: int = 300
     """Steps between measurements on dev problems; 0 for none."""
+    json: str | None = None
+    """Write the figures as one JSON object to this file, - for standard output."""
 
 
 def run(command: TrainEmbedded) -> int:
     """Train, export, and measure the model card."""
     import logging
+    import sys
 
     import torch
 
@@ -44,6 +47,8 @@ def run(command: TrainEmbedded) -> int:
     from cot.embedded.tokens import save_tokenizer
     from cot.embedded.training import Schedule, Trainer
     from cot.embedded.workers import train_in_processes
+
+    from .command import write_figures
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.set_num_threads(1 if command.processes else 2)
@@ -63,5 +68,16 @@ def run(command: TrainEmbedded) -> int:
     export_model(trainer.averaged_model(), command.out)
     if command.card and command.size == "default":
         write_card(command.out, recipe, trainer.progress, problems=command.card)
-    print(f"wrote {command.out}")
+    print(f"wrote {command.out}", file=sys.stderr)
+    write_figures(command.json, _figures(command, trainer.progress.tokens, trainer.progress.seconds))
     return 0
+
+
+def _figures(command: TrainEmbedded, tokens: int, seconds: float) -> dict[str, Any]:
+    """What was trained for how long, and the model card if one was measured."""
+    import json
+
+    card = command.out / "card.json"
+    measured = json.loads(card.read_text(encoding="utf-8")) if command.card and card.exists() else None
+    return {"model": str(command.out), "size": command.size, "seed": command.seed, "tokens": tokens,
+            "seconds": seconds, "card": measured}  # fmt: skip
