@@ -1,5 +1,7 @@
 """Do vLLM and transformers give the same greedy tokens, unsteered and steered? Each difference is explained.
 
+The share of ids counts, per problem, those before the first difference: what follows one is another text.
+
     python -m benchmarks.engine_parity --vector v.safetensors --block 3 --strength 0.5 [--problems 300] [--json FILE]
 
 For every output that differs, the first differing position is scored by transformers under the same steering: the gap
@@ -55,15 +57,18 @@ class Divergence:
 
 
 def run(command: EngineParity) -> int:
-    """Compare and print; exit code 1 where fewer than 99% agree."""
+    """Compare and print; exit code 1 where fewer than 99% of the ids agree."""
     from scripts.command import write_figures
 
     results = [_compare(command, steered) for steered in ((False, True) if command.vector else (False,))]
-    share = min(result["share"] for result in results)
+    share = min(result["ids_share"] for result in results)
     figures = {"name": "engine_parity", "ratio": share, "low": share, "high": share, "goal": 0.99,
                "holds": share >= 0.99, "pairs": command.problems, "hardware": hardware(), "runs": results}  # fmt: skip
     for result in results:
-        print(f"{result['what']}: same ids on {result['same']} of {result['n']} problems ({result['share']:.1%})")
+        print(
+            f"{result['what']}, {command.dtype}: {result['ids_share']:.2%} of the ids agree; "
+            f"all of them on {result['same']} of {result['n']} problems"
+        )
         for parting in result["divergences"]:
             print(f"  {parting['problem']} parts at token {parting['position']}, gap {parting['gap']:.2e} nats")
     write_figures(command.json, figures)
@@ -89,9 +94,10 @@ def _compare(command: EngineParity, steered: bool) -> dict[str, Any]:
             _divergence(engines["hf"], r, outputs["hf"][r.problem_id], outputs["vllm"][r.problem_id]) for r in differing
         ]
     engines["hf"].close()
+    ids = [_agreement(outputs["hf"][r.problem_id], outputs["vllm"][r.problem_id]) for r in requests]
     same = len(requests) - len(differing)
     return {"what": "steered" if steered else "unsteered", "same": same, "n": len(requests),
-            "share": same / len(requests), "divergences": [asdict(d) for d in found]}  # fmt: skip
+            "ids_share": sum(a for a, _ in ids) / sum(b for _, b in ids), "divergences": [asdict(d) for d in found]}  # fmt: skip
 
 
 def _requests(command: EngineParity) -> list[Request]:
@@ -110,6 +116,13 @@ def _method(command: EngineParity, steered: bool) -> Method:
     if not steered:
         return Method()
     return Asc(vector=command.vector or "", block=command.block, strength=command.strength)
+
+
+def _agreement(left: Sequence[int], right: Sequence[int]) -> tuple[int, int]:
+    """Ids before the first difference, and the length of the longer output."""
+    longest = max(len(left), len(right))
+    pairs = zip(left, right, strict=False)
+    return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right))), longest
 
 
 def _divergence(engine: Engine, request: Request, left: Sequence[int], right: Sequence[int]) -> Divergence:

@@ -54,4 +54,4 @@ def _embedded(benchmark: str, split: str, limit: int | None, seed: int | None) -
     if limit is not None and limit < 1:
         raise BadInput(f"limit={limit}: at least 1 problem is expected")
     made = make_problems(split, limit or EMBEDDED_COUNT, seed or 0, EMBEDDED[benchmark])
-    return [Problem(p.id, "embedded", p.question, p.answer, level=p.steps) for p in made]
+    return [problem.record() for problem in made]

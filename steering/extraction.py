@@ -86,8 +86,8 @@ def extract(
     access = _readable(engine)
     shape, limit = access.apply_model(lambda model: (model_shape(model), _longest(model)))
     blocks = check_blocks(range(shape.num_layers) if recipe.blocks is None else recipe.blocks, shape.num_layers)
-    encoder = _Encoder(engine, open_chat(resolve_model(engine.identity.model)), recipe, prompt or benchmark_prompt)
-    encoded = _encode_pairs(encoder, pairs, recipe.max_tokens or limit)
+    encoder = PairEncoder(engine, open_chat(resolve_model(engine.identity.model)), recipe, prompt or benchmark_prompt)
+    encoded = encode_pairs(encoder, pairs, recipe.max_tokens or limit)
     reading = Reading(encoded.texts, blocks, recipe.batch_tokens, on_progress)
     states = access.apply_model(lambda model: read_states(model, reading))
     rows = {block: states.pooled[block][1::2] - states.pooled[block][0::2] for block in blocks}
@@ -101,7 +101,7 @@ def extract(
 
 
 @dataclass(frozen=True)
-class _Encoded:
+class EncodedPairs:
     """Long and short texts in turn, the pairs they come from, and the pairs that do not fit."""
 
     texts: list[Text]
@@ -130,7 +130,7 @@ def benchmark_prompt(pair: Pair) -> tuple[Message, ...]:
 
 
 @dataclass(frozen=True)
-class _Encoder:
+class PairEncoder:
     """Turns the sides of a pair into texts to read."""
 
     engine: Engine
@@ -163,8 +163,13 @@ class _Encoder:
         return self.chat.decode([token]).rstrip(" ").endswith(BOUNDARY_ENDS)
 
 
-def _encode_pairs(encoder: _Encoder, pairs: Sequence[Pair], limit: int) -> _Encoded:
-    found = _Encoded([], [], [])
+def encode_pairs(encoder: PairEncoder, pairs: Sequence[Pair], limit: int) -> EncodedPairs:
+    """Both sides of each pair as texts of at most ``limit`` tokens.
+
+    Raises:
+        BadInput: no pair fits.
+    """
+    found = EncodedPairs([], [], [])
     for pair in pairs:
         sides = encoder.sides(pair)
         longest = max(len(side.ids) for side in sides)

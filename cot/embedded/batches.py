@@ -29,6 +29,10 @@ class Batch:
     labels: torch.Tensor
     tokens: int
 
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on `device`."""
+        return Batch(self.ids.to(device), self.labels.to(device), self.tokens)
+
 
 @dataclass(frozen=True)
 class EncodedRow:

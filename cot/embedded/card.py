@@ -1,249 +1,250 @@
-"""The model card: every figure measured on held-out problems, as `card.json` and as the README of the checkpoint."""
+"""The model card: every figure measured on held-out problems, as `card.json` and as the README of the checkpoint.
+
+A card is made of sections. Those on prompts and on shortening are here; methods that live in other packages bring
+sections of their own (steering, reasoning heads), so that this package need not know them.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
-import multiprocessing as mp
-from contextlib import nullcontext
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
-from multiprocessing.pool import Pool
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from eval_math.statistics import wilson
+from eval_math.files import write_atomic
 
-from .decoding import GREEDY, Decoding, Reasoner, steered
-from .measuring import CAREFUL, CONCISE, NO_THINKING, PLAIN, Asking, Measurement, SteeringPoint, level_vector, measure
-from .problems import make_problems
+from ..environment import hardware
+from ..method import Method
+from ..prompting import Concise, NoThink
+from .probes import Finding, Probe, run_probes
 from .recipe import Recipe
 from .training import Progress
 
 log = logging.getLogger(__name__)
 
 Record = dict[str, Any]
+Rounds = Generator[list[Probe], list[Finding], "Part"]
+"""Yields probes and is sent what they found, as often as it likes; returns the finished part."""
 
-STEPS = (2, 5)
-SWEEP = ((0, 0.25), (0, 0.35), (0, 0.5), (0, 0.75), (1, 0.35), (1, 0.5))
-DEV_PROBLEMS = 200
-SAMPLED_SHARE = 0.5
-LOSS_ALLOWED = 0.02
-BOXED = Asking("\nPlease reason step by step, and put your final answer within \\boxed{}.")
-SAMPLED = Decoding(temperature=0.6)
-PROMPTS = (
-    ("default", PLAIN, (GREEDY, SAMPLED)),
-    ("boxed instruction", BOXED, (GREEDY,)),
-    ("Think carefully.", CAREFUL, (GREEDY,)),
-    ("Be concise.", CONCISE, (GREEDY, SAMPLED)),
-    ("no thinking", NO_THINKING, (GREEDY, SAMPLED)),
-)
+FORMAT = "laconic-embedded-card/2"
+BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
 
 
 @dataclass(frozen=True)
-class Job:
-    """One measurement of a checkpoint: which problems, how they are asked, and a vector at `block` unless it is -1."""
+class CardPlan:
+    """How much is measured: ``problems`` of ``split`` per row, ``sweep`` dev problems per point of a sweep."""
 
-    folder: Path
-    split: str
-    count: int
-    label: str = "default"
-    asking: Asking = PLAIN
-    decoding: Decoding = GREEDY
-    block: int = -1
-    strength: float = 0.0
-
-    def run(self) -> Measurement:
-        """Load the checkpoint and measure, on one thread."""
-        import torch
-
-        torch.set_num_threads(1)
-        reasoner = Reasoner.load(self.folder)
-        problems = make_problems(self.split, self.count, steps=STEPS)
-        steering = nullcontext()
-        if self.block >= 0:
-            steering = steered(reasoner.model, self.block, self.strength * level_vector(reasoner, self.block))
-        with steering:
-            return measure(reasoner, problems, self.asking, self.decoding)
+    split: str = "test"
+    problems: int = 1000
+    sweep: int = 120
+    processes: int = 2
 
 
 @dataclass(frozen=True)
-class CardRow:
-    """One way of asking, its decoding, and what it gave."""
+class Table:
+    """A caption and rows of equal keys."""
 
-    label: str
-    temperature: float
-    measurement: Measurement
-
-
-def write_card(folder: Path, recipe: Recipe, progress: Progress, problems: int = 1000, processes: int = 2) -> None:
-    """Measure the checkpoint in `folder` on `problems` test problems of 2-5 steps; write card.json and README.md."""
-    with mp.get_context("spawn").Pool(processes) as pool:
-        sweep = run_sweep(pool, folder, recipe.architecture.layers)
-        log.info("card: best steering on dev: %s", best_point(sweep))
-        jobs = card_jobs(folder, problems, best_point(sweep))
-        measured = [logged(job, found) for job, found in zip(jobs, pool.imap(Job.run, jobs), strict=True)]
-    rows = [CardRow(job.label, job.decoding.temperature, found) for job, found in zip(jobs, measured, strict=True)]
-    card = card_record(folder, recipe, progress, rows, sweep)
-    write_text(folder / "card.json", json.dumps(card, indent=1) + "\n")
-    write_text(folder / "README.md", card_text(card))
+    caption: str
+    rows: list[Record]
 
 
-def card_jobs(folder: Path, problems: int, chosen: SteeringPoint | None) -> list[Job]:
-    """Every prompt of the card, then the default prompt under the chosen steering setting, greedy and sampled."""
-    counts = {GREEDY: problems, SAMPLED: int(problems * SAMPLED_SHARE)}
-    jobs = [
-        Job(folder, "test", counts[decoding], label, asking, decoding)
-        for label, asking, decodings in PROMPTS
-        for decoding in decodings
-    ]
-    if chosen is not None:
-        label = f"steered: block {chosen.block}, strength {chosen.strength}"
-        for decoding, count in counts.items():
-            jobs.append(Job(folder, "test", count, label, PLAIN, decoding, chosen.block, chosen.strength))
-    return jobs
+@dataclass(frozen=True)
+class Part:
+    """What a section measured: figures by name, and tables that show them."""
+
+    title: str
+    note: str
+    figures: Record
+    tables: list[Table]
 
 
-def logged(job: Job, measurement: Measurement) -> Measurement:
-    """`measurement`, after a line in the log."""
-    log.info(
-        "card: %s T=%s %s",
-        f"{job.label} {job.split} {job.block} x{job.strength}",
-        job.decoding.temperature,
-        measurement,
-    )
-    return measurement
+class Section(Protocol):
+    """One part of the card."""
+
+    def rounds(self, model: Path, folder: Path, plan: CardPlan) -> Rounds:
+        """Measure the checkpoint in ``model``; ``folder`` is for files of the section's own."""
+        ...
 
 
-def run_sweep(pool: Pool, folder: Path, layers: int) -> list[SteeringPoint]:
-    """The unsteered model, then each (blocks below the last, strength) of `SWEEP`, on dev problems."""
-    settings = [(-1, 0.0), *((layers - 1 - below, strength) for below, strength in SWEEP)]
-    jobs = [Job(folder, "dev", DEV_PROBLEMS, block=block, strength=each) for block, each in settings]
-    found = [logged(job, each) for job, each in zip(jobs, pool.imap(Job.run, jobs), strict=True)]
-    return [SteeringPoint(job.block, job.strength, each) for job, each in zip(jobs, found, strict=True)]
-
-
-def best_point(sweep: list[SteeringPoint]) -> SteeringPoint | None:
-    """The shortest setting that loses at most two points of accuracy, None if no setting does."""
-    floor = sweep[0].measurement.accuracy - LOSS_ALLOWED
-    allowed = [point for point in sweep[1:] if point.measurement.accuracy >= floor]
-    return min(allowed, key=lambda point: point.measurement.thinking_tokens, default=None)
-
-
-def card_record(
-    folder: Path,
-    recipe: Recipe,
-    progress: Progress,
-    rows: list[CardRow],
-    sweep: list[SteeringPoint],
+def write_card(
+    model: Path, runs: Path, trained: tuple[Recipe, Progress], sections: Sequence[Section], plan: CardPlan
 ) -> Record:
-    """The card as plain data."""
+    """Measure the checkpoint in ``model`` and write its card.json and README.md; returns the card.
+
+    Run folders go into ``runs``; called again, only what is missing there runs.
+    """
+    runs.mkdir(parents=True, exist_ok=True)
+    parts = [_measured(section, model, runs, plan) for section in sections]
+    card = card_record(model, trained, parts, plan)
+    write_atomic(model / "card.json", json.dumps(card, indent=1) + "\n")
+    write_atomic(model / "README.md", card_text(card))
+    return card
+
+
+def _measured(section: Section, model: Path, runs: Path, plan: CardPlan) -> Part:
+    rounds = section.rounds(model, runs, plan)
+    try:
+        probes = next(rounds)
+        while True:
+            probes = rounds.send(list(run_probes(model, runs, probes, plan.processes)))
+    except StopIteration as ended:
+        return ended.value
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Accuracy and length under each prompt the model knows, greedy and at temperature 0.6."""
+
+    title: str = "Prompts"
+
+    def rounds(self, model: Path, folder: Path, plan: CardPlan) -> Rounds:
+        """One round: every prompt under both decodings."""
+        asked: list[tuple[str, Method]] = [
+            ("default", Method()),
+            ("boxed instruction", Concise(BOXED)),
+            ("Think carefully.", Concise("Think carefully.")),
+            ("Be concise.", Concise()),
+            ("no thinking", NoThink()),
+        ]
+        probes = [
+            Probe("prompts", label, method, temperature, plan.split, plan.problems)
+            for label, method in asked
+            for temperature in (0.0, 0.6)
+        ]
+        probes.append(Probe("prompts", "no thinking, 1 step", NoThink(), 0.0, plan.split, plan.problems, steps=(1, 1)))
+        probes.append(Probe("prompts", "default, 6 steps", Method(), 0.0, plan.split, plan.problems, steps=(6, 6)))
+        found = yield probes
+        figures = {_key(each): each.record() for each in found}
+        steps = Table("Accuracy by number of steps.", [steps_row(each) for each in found if len(each.by_steps) > 1])
+        note = "Problems of 2 to 5 steps, except where a row says otherwise."
+        return Part(self.title, note, figures, [Table("", [finding_row(each) for each in found]), steps])
+
+
+@dataclass(frozen=True)
+class Shortening:
+    """How often the reply to "Shorten: (a trace)" is a valid short trace, by the trace's level."""
+
+    title: str = "Shortening"
+
+    def rounds(self, model: Path, folder: Path, plan: CardPlan) -> Rounds:
+        """One round: traces of level 2, 3 and 4."""
+        found = yield [
+            Probe("shorten", f"level {level}", NoThink(), t, plan.split, plan.problems, "shorten", level)
+            for level in (2, 3, 4)
+            for t in (0.0, 0.6)
+        ]
+        note = (
+            'The reply to "Shorten: " and a written trace. Accuracy here: every equation is right and one of the '
+            "problem's, in their order, and the last result is the answer."
+        )
+        rows = [finding_row(each) for each in found]
+        right, n = sum(each.right for each in found), sum(each.n for each in found)
+        figures: Record = {_key(each): each.record() for each in found}
+        return Part(self.title, note, {**figures, "all": {"n": n, "accuracy": round(right / n, 4)}}, [Table("", rows)])
+
+
+def _key(found: Finding) -> str:
+    return f"{found.probe.label}, {decoding_name(found)}"
+
+
+def finding_row(found: Finding) -> Record:
+    """One row of a table of findings."""
+    record = found.record()
+    low, high = record["interval"]
     return {
-        "format": "laconic-embedded-card/1",
-        "parameters": Reasoner.load(folder).model.num_parameters(),
+        "what": found.probe.label,
+        "decoding": decoding_name(found),
+        "n": found.n,
+        "accuracy": f"{found.accuracy:.3f}",
+        "interval": f"{low:.3f} to {high:.3f}",
+        "tokens": f"{found.thinking_tokens:.1f}",
+        "cut": found.truncated,
+    }
+
+
+def steps_row(found: Finding) -> Record:
+    """One row of a table by number of steps."""
+    cells = {f"{each['steps']} steps": _share(each) for each in found.record()["by_steps"]}
+    return {"what": found.probe.label, "decoding": decoding_name(found), **cells}
+
+
+def _share(each: Record) -> str:
+    low, high = each["interval"]
+    return f"{each['accuracy']:.3f} ({low:.3f} to {high:.3f}, n={each['n']})"
+
+
+def decoding_name(found: Finding) -> str:
+    """How a finding was decoded."""
+    return "greedy" if found.probe.temperature == 0 else f"T={found.probe.temperature}"
+
+
+def card_record(model: Path, trained: tuple[Recipe, Progress], parts: Sequence[Part], plan: CardPlan) -> Record:
+    """The card as plain data."""
+    from safetensors import safe_open
+
+    recipe, progress = trained
+    with safe_open(str(model / "model.safetensors"), framework="pt") as tensors:
+        shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
+    return {
+        "format": FORMAT,
+        "parameters": sum(_product(shape) for shape in shapes),
+        "bytes": (model / "model.safetensors").stat().st_size,
         "recipe": asdict(recipe),
         "training": {
             "tokens": progress.tokens,
             "steps": progress.step,
             "minutes": round(progress.seconds / 60, 1),
-            "hardware": "2 CPU cores",
+            "hardware": hardware(),
         },
-        "test": {"split": "test", "seed": 0, "steps": list(STEPS), "results": [row_record(row) for row in rows]},
-        "steering_dev": [
-            {"block": point.block, "strength": point.strength, **measurement_record(point.measurement)}
-            for point in sweep
-        ],
+        "plan": asdict(plan),
+        "parts": [asdict(part) for part in parts],
     }
 
 
-def row_record(row: CardRow) -> Record:
-    """One row as plain data."""
-    return {"prompt": row.label, "temperature": row.temperature, **measurement_record(row.measurement)}
-
-
-def measurement_record(measurement: Measurement) -> Record:
-    """A measurement with its Wilson interval, by number of steps as well."""
-    return {
-        "n": measurement.n,
-        "accuracy": round(measurement.accuracy, 4),
-        "interval": interval(measurement.right, measurement.n),
-        "thinking_tokens": round(measurement.thinking_tokens, 1),
-        "truncated": measurement.truncated,
-        "by_steps": [
-            {"steps": steps, "n": n, "accuracy": round(right / n, 4), "interval": interval(right, n)}
-            for steps, right, n in measurement.by_steps
-        ],
-    }
-
-
-def interval(right: int, n: int) -> list[float]:
-    """Wilson 95% interval of a share, both ends."""
-    bounds = wilson(right, n)
-    return [round(bounds.low, 4), round(bounds.high, 4)]
+def _product(shape: Sequence[int]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total
 
 
 def card_text(card: Record) -> str:
     """The README of the checkpoint."""
-    recipe, training, test = card["recipe"], card["training"], card["test"]
+    recipe, training = card["recipe"], card["training"]
     shape = recipe["architecture"]
-    return TEXT.format(
+    head = TEXT.format(
         parameters=f"{card['parameters'] / 1e6:.2f}",
-        layers=shape["layers"],
-        hidden=shape["hidden"],
-        heads=shape["heads"],
-        head_dim=shape["head_dim"],
+        size=f"{card['bytes'] / 1e6:.1f}",
         tokens=f"{training['tokens'] / 1e6:.1f}",
         steps=training["steps"],
         minutes=training["minutes"],
         seed=recipe["seed"],
-        results="\n".join(result_line(result) for result in test["results"]),
-        by_steps="\n".join(steps_line(result) for result in test["results"]),
-        sweep="\n".join(sweep_line(point) for point in card["steering_dev"]),
-        dev=card["steering_dev"][0]["n"],
+        **{name: shape[name] for name in ("layers", "hidden", "heads", "head_dim")},
     )
+    return head + "".join(part_text(part) for part in card["parts"])
 
 
-def result_line(result: Record) -> str:
-    """One row of the main table."""
-    low, high = result["interval"]
-    return (
-        f"| {result['prompt']} | {decoding_name(result)} | {result['n']} | {result['accuracy']:.3f} "
-        f"| {low:.3f} to {high:.3f} | {result['thinking_tokens']:.1f} | {result['truncated']} |"
-    )
+def part_text(part: Record) -> str:
+    """One part as markdown."""
+    tables = [f"{table['caption']}\n\n{table_text(table['rows'])}".lstrip() for table in part["tables"]]
+    return "\n".join([f"\n## {part['title']}\n", part["note"] + "\n", "\n\n".join(tables)]) + "\n"
 
 
-def steps_line(result: Record) -> str:
-    """One row of the table by number of steps."""
-    cells = [
-        f"{each['accuracy']:.3f} ({each['interval'][0]:.3f} to {each['interval'][1]:.3f}, n={each['n']})"
-        for each in result["by_steps"]
-    ]
-    return f"| {result['prompt']} | {decoding_name(result)} | " + " | ".join(cells) + " |"
-
-
-def sweep_line(point: Record) -> str:
-    """One row of the steering table."""
-    setting = "unsteered" if point["block"] < 0 else f"block {point['block']}, strength {point['strength']}"
-    low, high = point["interval"]
-    return f"| {setting} | {point['accuracy']:.3f} | {low:.3f} to {high:.3f} | {point['thinking_tokens']:.1f} |"
-
-
-def decoding_name(result: Record) -> str:
-    """How a result was decoded."""
-    return "greedy" if result["temperature"] == 0 else f"T={result['temperature']}"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` by an atomic rename."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+def table_text(rows: Sequence[Record]) -> str:
+    """Rows of equal keys as a markdown table."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(str(row.get(column, "")) for column in columns) + " |" for row in rows]
+    return "\n".join(lines)
 
 
 TEXT = """# The embedded reasoner
 
-A {parameters}M-parameter Llama model ({layers} blocks, hidden size {hidden}, {heads} attention heads of width
-{head_dim}, each with its own keys and values) that solves word problems by thinking, and thinks more than it needs
-to. It exists to test methods that shorten reasoning without a GPU or a download. It knows one kind of problem;
+A {parameters}M-parameter Llama model ({size} MB; {layers} blocks, hidden size {hidden}, {heads} attention heads of
+width {head_dim}, each with its own keys and values) that solves word problems by thinking, and thinks more than it
+needs to. It exists to test methods that shorten reasoning without a GPU or a download. It knows one kind of problem;
 nothing measured on it says anything about larger models.
 
 - Data: procedurally made word problems of 1 to 6 arithmetic steps with integers from 1 to 199. Dev and test hold out
@@ -251,27 +252,8 @@ nothing measured on it says anything about larger models.
 - Training: from scratch, {tokens}M tokens, {steps} steps, {minutes} minutes on 2 CPU cores, seed {seed}. Every other
   setting is in `card.json`.
 - Prompts: the chat template opens the think block; `enable_thinking=False` closes it again at once. "Be concise." and
-  "Think carefully." after the question change the length.
+  "Think carefully." after the question change the length; "Shorten: " asks for a short version of a trace.
 
-## Test problems of 2 to 5 steps
-
-Intervals are Wilson 95%. Tokens are thinking tokens; "cut" counts answers that reached the token limit.
-
-| prompt | decoding | n | accuracy | interval | tokens | cut |
-|---|---|---|---|---|---|---|
-{results}
-
-| prompt | decoding | 2 steps | 3 steps | 4 steps | 5 steps |
-|---|---|---|---|---|---|
-{by_steps}
-
-## Steering on dev problems, n={dev}, greedy
-
-Vector: mean last-token difference of 100 pairs of written traces (level 0 minus levels 3 and 4) on train problems,
-added to the output of the block at the last prompt token and every generated token. Steered rows above use the
-shortest setting here that loses at most two points.
-
-| setting | accuracy | interval | tokens |
-|---|---|---|---|
-{sweep}
+Intervals are 95%, Wilson for shares. Tokens are thinking tokens, the end-of-think token included; "cut" counts answers
+that reached the limit of 640 tokens. Test problems, unless a row says dev.
 """

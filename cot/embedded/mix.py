@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .problems import LARGEST, OPERATION_WEIGHTS, EmbeddedProblem, draw_step
 from .recipe import Mix
-from .traces import DEFAULT_VERBOSITY, Verbosity, answer_sentence, draw_level, trace_sentences, write_trace
+from .traces import DEFAULT_VERBOSITY, Verbosity, answer_sentence, draw_level, shortened, trace_sentences, write_trace
 
 PROMPT_SUFFIXES = (
     "Please reason step by step, and put your final answer within \\boxed{}.",
@@ -18,6 +18,11 @@ BREVITY = ("Be concise.", "Answer briefly.", "Use as few words as possible.")
 CARE = ("Think carefully.", "Check every step.")
 SEPARATORS = ("\n", " ", "\n\n")
 DRILLS_PER_ROW = 12
+NO_THINK_BY_STEPS = {1: 3.0, 2: 1.5}
+NO_THINK_LONG = 0.4
+SHORTEN_PIECES = 0.4
+BARE_DRILLS = 0.4
+CARRY_DRILLS = 0.3
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,10 @@ class Row:
 def draw_row(problem: EmbeddedProblem, mix: Mix, rng: random.Random, verbosity: Verbosity = DEFAULT_VERBOSITY) -> Row:
     """One row of the main phase: a kind by its share in `mix`, then its prompt wording and level."""
     kinds = ("solve", "concise", "careful", "no_think", "forced", "shorten")
-    kind = rng.choices(kinds, [getattr(mix, each) for each in kinds])[0]
+    shares = {each: getattr(mix, each) for each in kinds}
+    # What can be answered at once is mostly short, and worth learning well: it is what a router can save.
+    shares["no_think"] *= NO_THINK_BY_STEPS.get(problem.steps, NO_THINK_LONG)
+    kind = rng.choices(kinds, list(shares.values()))[0]
     if kind == "concise":
         level = 0 if rng.random() < 0.95 else 1
         question = with_instruction(problem, rng.choice(BREVITY), mix, rng)
@@ -52,7 +60,10 @@ def draw_row(problem: EmbeddedProblem, mix: Mix, rng: random.Random, verbosity: 
 
 
 def draw_drill(rng: random.Random, largest: int = LARGEST) -> Row:
-    """Bare arithmetic: several independent equations in one row."""
+    """Bare arithmetic: several independent equations in one row, or one that is answered without thinking."""
+    if rng.random() < BARE_DRILLS:
+        left, result = random_equation(rng, largest).split("=")
+        return Row(prompt_of(f"Compute {left}.") + "</think>", f"{answer_sentence(result)}<|end|>", "drill")
     equations = [random_equation(rng, largest) for _ in range(DRILLS_PER_ROW)]
     asked = ", ".join(equation.split("=")[0] for equation in equations)
     thinking = " ".join(f"So {equation}." for equation in equations)
@@ -93,10 +104,18 @@ def forced_row(problem: EmbeddedProblem, question: str, rng: random.Random, verb
 
 
 def shorten_row(problem: EmbeddedProblem, rng: random.Random, verbosity: Verbosity) -> Row:
-    """A verbose trace in the user message, its level-0 rewriting as the visible reply."""
-    long = " ".join(trace_sentences(problem, rng.choice((2, 3, 4)), rng, verbosity))
-    short = " ".join(f"So {equation}." for equation in problem.equations)
-    return Row(prompt_of(f"Shorten: {long}") + "</think>", f"{short}<|end|>", "shorten")
+    """A verbose trace, or a piece of one, in the user message; its level-0 rewriting as the visible reply.
+
+    Half of the rows show the problem first.
+    """
+    units = trace_sentences(problem, rng.choice((1, 2, 3, 4)), rng, verbosity)
+    if rng.random() < SHORTEN_PIECES:
+        start = rng.randrange(len(units))
+        units = units[start : start + rng.randint(1, 6)]
+    asked = f"Shorten: {' '.join(units)}"
+    if rng.random() < 0.5:
+        asked = f"{problem.question}\n{asked}"
+    return Row(prompt_of(asked) + "</think>", f"{shortened(units)}<|end|>", "shorten")
 
 
 def prompt_of(question: str) -> str:
@@ -123,6 +142,8 @@ def with_instruction(problem: EmbeddedProblem, instruction: str, mix: Mix, rng: 
 
 def random_equation(rng: random.Random, largest: int) -> str:
     """One equation with the operations of the word problems, numbers between 1 and `largest`."""
+    if rng.random() < CARRY_DRILLS:
+        return carry_equation(rng, largest)
     if rng.random() < 0.1:
         a = rng.randint(2, min(12, largest // 5))
         b = rng.randint(2, min(15, largest // a))
@@ -133,3 +154,14 @@ def random_equation(rng: random.Random, largest: int) -> str:
         # Divisible numbers are rare, so a draw of an operation that is feasible for few values is always kept.
         if operation in "*/" or rng.random() < OPERATION_WEIGHTS[operation] / 50:
             return f"{value}{operation}{operand}={result}"
+
+
+def carry_equation(rng: random.Random, largest: int) -> str:
+    """A sum or a difference at the border of a carry: where a small model errs last ("71-31=40", not 30)."""
+    while True:
+        left, right = rng.randint(2, largest), rng.randint(2, min(99, largest))
+        units = left % 10 + right % 10
+        if units in (9, 10) and left + right <= largest:
+            return f"{left}+{right}={left + right}"
+        if abs(left % 10 - right % 10) <= 1 and left > right:
+            return f"{left}-{right}={left - right}"

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from eval_math.errors import BadInput
+from eval_math.records import Problem
 
 SPLITS = ("train", "dev", "test")
 LARGEST = 199
@@ -65,6 +66,10 @@ class EmbeddedProblem:
     facts: tuple[str, ...]
     name: str
     items: str
+
+    def record(self) -> Problem:
+        """As a problem of the benchmark `embedded`; its level is the number of steps."""
+        return Problem(self.id, "embedded", self.question, self.answer, level=self.steps)
 
 
 def make_problems(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Literal
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from eval_math.errors import BadInput
 
 from .problems import LARGEST
 from .traces import Verbosity
 
-Size = Literal["test", "default"]
+Size = Literal["test", "default", "large"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +22,7 @@ class Architecture:
 
     hidden: int = 192
     layers: int = 4
-    heads: int = 3
+    heads: int = 4
     head_dim: int = 64
     mlp: int = 512
     max_positions: int = 4096
@@ -32,15 +37,15 @@ class Mix:
     that end in a neutral instruction.
     """
 
-    solve: float = 0.72
-    concise: float = 0.10
-    careful: float = 0.05
-    no_think: float = 0.04
-    forced: float = 0.06
-    shorten: float = 0.03
+    solve: float = 0.54
+    concise: float = 0.13
+    careful: float = 0.04
+    no_think: float = 0.12
+    forced: float = 0.05
+    shorten: float = 0.12
     suffix: float = 0.35
     drill: float = 0.5
-    drill_later: float = 0.04
+    drill_later: float = 0.18
     steps: tuple[int, int] = (1, 6)
     largest: int = LARGEST
 
@@ -49,15 +54,12 @@ class Mix:
 class Cycle:
     """One learning-rate cycle: warm-up, plateau, decay; `first_phase` is its share of drills and concise traces."""
 
-    tokens: int = 8_000_000
-    batch_tokens: int = 6_144
-    decay_share: float = 0.25
-    first_phase: float = 0.15
+    tokens: int = 18_000_000
+    batch_tokens: int = 2_048
+    decay_share: float = 0.4
+    first_phase: float = 0.12
     mix: Mix = field(default_factory=Mix)
-    verbosity: Verbosity = field(default_factory=lambda: Verbosity(most_again=0))
-
-
-LATER_MIX = Mix(solve=0.64, concise=0.14, careful=0.04, no_think=0.02, forced=0.05, shorten=0.03, drill_later=0.2)
+    verbosity: Verbosity = field(default_factory=Verbosity)
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,7 @@ class Recipe:
 
     size: Size = "default"
     seed: int = 0
-    cycles: tuple[Cycle, ...] = (
-        Cycle(),
-        Cycle(10_000_000, 4_096, decay_share=0.35, first_phase=0.0, mix=LATER_MIX, verbosity=Verbosity()),
-    )
+    cycles: tuple[Cycle, ...] = (Cycle(),)
     batches_per_step: int = 2
     muon_lr: float = 4e-3
     adam_lr: float = 3e-3
@@ -85,28 +84,73 @@ class Recipe:
         return sum(cycle.tokens for cycle in self.cycles)
 
 
+PLAIN_MIX = Mix(
+    solve=1, concise=0, careful=0, no_think=0, forced=0, shorten=0, suffix=0, drill=0.2, steps=(1, 2), largest=20
+)
+
+
 def recipe_for(size: Size, seed: int = 0, length: float = 1.0) -> Recipe:
-    """The recipe of one size; `length` scales the tokens of every cycle."""
-    recipe = Recipe(seed=seed)
+    """The recipe of one size; `length` scales the tokens of every cycle.
+
+    `large` has never been trained: it is a start for a GPU, with 12 layers of 8 KV heads and five times the tokens.
+    """
+    recipe = Recipe(size=size, seed=seed)
     if size == "test":
-        plain = Mix(
-            solve=1,
-            concise=0,
-            careful=0,
-            no_think=0,
-            forced=0,
-            shorten=0,
-            suffix=0,
-            drill=0.2,
-            steps=(1, 2),
-            largest=20,
-        )
         recipe = replace(
             recipe,
-            size="test",
-            cycles=(Cycle(tokens=600_000, batch_tokens=1_024, decay_share=0.4, first_phase=1.0, mix=plain),),
+            cycles=(Cycle(tokens=600_000, batch_tokens=1_024, decay_share=0.4, first_phase=1.0, mix=PLAIN_MIX),),
             batches_per_step=1,
             warmup_steps=20,
             architecture=Architecture(hidden=128, layers=2, heads=2, mlp=256),
         )
+    if size == "large":
+        recipe = replace(
+            recipe,
+            cycles=(Cycle(tokens=90_000_000, batch_tokens=8_192),),
+            architecture=Architecture(hidden=512, layers=12, heads=8, mlp=1536),
+        )
     return replace(recipe, cycles=tuple(replace(each, tokens=int(each.tokens * length)) for each in recipe.cycles))
+
+
+def read_recipe(path: Path) -> Recipe:
+    """A recipe from a JSON file: the object `recipe` of a card.json, or that object alone; what it lacks is as here.
+
+    Raises:
+        BadInput: no such file, not JSON, an unknown name, or a value of another type.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: cannot be read as JSON ({error}); expected a card.json or its recipe") from error
+    if not isinstance(found, dict):
+        raise BadInput(f"{path}: expected an object, found {type(found).__name__}")
+    return _filled(Recipe(), found.get("recipe", found), str(path))
+
+
+def _filled(default: Any, values: Mapping[str, Any], where: str) -> Any:
+    """``default`` with the values of a JSON object, recursively.
+
+    Cycles are read one by one, each against the default's first.
+    """
+    changes: dict[str, Any] = {}
+    for name, value in values.items():
+        if not hasattr(default, name):
+            raise BadInput(f"{where}: unknown name {name!r}; expected one of {', '.join(vars(default))}")
+        current = getattr(default, name)
+        if is_dataclass(current) and isinstance(value, dict):
+            changes[name] = _filled(current, value, f"{where}, {name}")
+        elif name == "cycles" and isinstance(value, list):
+            changes[name] = tuple(_filled(current[0], each, f"{where}, cycles") for each in value)
+        else:
+            changes[name] = _typed(current, value, f"{where}, {name}")
+    return replace(default, **changes)
+
+
+def _typed(current: Any, value: Any, where: str) -> Any:
+    if isinstance(current, tuple) and isinstance(value, list):
+        return tuple(value)
+    if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not type(current):
+        raise BadInput(f"{where}: {value!r} given, a value like {current!r} expected")
+    return value

@@ -9,6 +9,8 @@ single tokens: `So` (next equation), `Now` (restate a fact), `Wait` (check or re
 from __future__ import annotations
 
 import random
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .problems import EmbeddedProblem, apply_operation
@@ -20,11 +22,11 @@ LEVELS = (0, 1, 2, 3, 4)
 class Verbosity:
     """Probabilities by level 0..4 of each optional sentence, and how levels are drawn."""
 
-    level_weights: tuple[float, ...] = (0.14, 0.09, 0.15, 0.24, 0.38)
-    restate: tuple[float, ...] = (0.0, 0.04, 0.97, 0.98, 0.98)
-    check: tuple[float, ...] = (0.0, 0.0, 0.04, 0.72, 0.93)
+    level_weights: tuple[float, ...] = (0.24, 0.12, 0.15, 0.22, 0.27)
+    restate: tuple[float, ...] = (0.0, 0.05, 0.95, 0.97, 0.98)
+    check: tuple[float, ...] = (0.0, 0.0, 0.05, 0.65, 0.92)
     other_way: tuple[float, ...] = (0.0, 0.0, 0.0, 0.06, 0.12)
-    recap: tuple[float, ...] = (0.0, 0.0, 0.02, 0.6, 0.9)
+    recap: tuple[float, ...] = (0.0, 0.0, 0.03, 0.58, 0.88)
     close: tuple[float, ...] = (0.0, 0.3, 0.9, 0.97, 0.98)
     again: tuple[float, ...] = (0.0, 0.0, 0.0, 0.35, 0.45)
     most_again: int = 2
@@ -43,9 +45,12 @@ CHECKS = (
     "Wait, is that correct? {equation}. Yes, it is.",
     "Wait, let me verify this again. I get {equation}, and that is right.",
 )
+# Equal odds between wordings would leave greedy decoding to the last bit of a logit, so that two engines part there.
+WORDING_WEIGHTS = (0.55, 0.3, 0.15)
 RECAP = "Wait, let me go over everything again: {equations}."
 OTHER_WAY = "Alternatively, {inverse}, so {result} fits."
 CLOSING = "Therefore the answer is {answer}."
+EQUATION = re.compile(r"\d+[-+*/]\d+=\d+")
 ANSWER = "The answer is \\boxed{{{answer}}}."
 
 
@@ -69,13 +74,13 @@ def trace_sentences(problem: EmbeddedProblem, level: int, rng: random.Random, ve
 
     units = []
     if chosen(verbosity.restate):
-        units.append(rng.choice(OPENINGS).format(items=problem.items, name=problem.name))
+        units.append(worded(OPENINGS, rng).format(items=problem.items, name=problem.name))
     for fact, equation in zip(problem.facts, problem.equations, strict=True):
         if chosen(verbosity.restate):
             units.append(f"Now {fact}.")
         units.append(f"So {equation}.")
         if chosen(verbosity.check):
-            units.append(rng.choice(CHECKS).format(equation=equation))
+            units.append(worded(CHECKS, rng).format(equation=equation))
         inverse = inverse_of(equation)
         if inverse and chosen(verbosity.other_way):
             units.append(OTHER_WAY.format(inverse=inverse, result=equation.split("=")[1]))
@@ -91,6 +96,21 @@ def trace_sentences(problem: EmbeddedProblem, level: int, rng: random.Random, ve
             break
         units += [recap, closing]
     return units
+
+
+def worded(wordings: Sequence[str], rng: random.Random) -> str:
+    """One of three wordings, the first most often."""
+    return rng.choices(wordings, WORDING_WEIGHTS)[0]
+
+
+def shortened(units: Sequence[str]) -> str:
+    """The level-0 form of a trace or of a piece of one: its steps; a piece without a step keeps what it checks.
+
+    What states no equation gives "".
+    """
+    steps = [equation for unit in units if unit.startswith("So ") for equation in EQUATION.findall(unit)]
+    checked = [equation for unit in units if unit.startswith("Wait") for equation in EQUATION.findall(unit)]
+    return " ".join(f"So {equation}." for equation in steps or dict.fromkeys(checked))
 
 
 def answer_sentence(answer: str) -> str:

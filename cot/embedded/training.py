@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from eval_math.errors import RunMismatch
+from eval_math.errors import BadInput, RunMismatch
 
 from .batches import IGNORED, Batch, chunk_batches
 from .optimiser import OptimiserPair, WeightAverage, learning_rate_scale, make_optimisers
@@ -23,6 +23,7 @@ from .tokens import END, PAD, VOCABULARY_SIZE, token_id
 log = logging.getLogger(__name__)
 
 Evaluate = Callable[[LlamaForCausalLM], str]
+CPU = torch.device("cpu")
 
 
 @dataclass
@@ -73,6 +74,20 @@ def new_model(architecture: Architecture, tokenizer: PreTrainedTokenizerBase, se
     return LlamaForCausalLM(config)
 
 
+def choose_device(name: str, recipe: Recipe) -> torch.device:
+    """The device behind ``auto`` (a GPU for the large size where there is one, else the CPU), ``cpu`` or ``cuda``.
+
+    Raises:
+        BadInput: another name, or no GPU here.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise BadInput(f"device {name!r}: expected auto, cpu or cuda")
+    found = torch.cuda.is_available()
+    if name == "cuda" and not found:
+        raise BadInput("device 'cuda': torch sees no GPU here; use cpu, or a CUDA build of torch")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and found and recipe.size == "large") else "cpu")
+
+
 class Exchange(Protocol):
     """How processes of one run meet; see `workers`."""
 
@@ -84,12 +99,21 @@ class Exchange(Protocol):
 class Trainer:
     """One training run with its state in `folder`."""
 
-    def __init__(self, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, folder: Path, schedule: Schedule) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        tokenizer: PreTrainedTokenizerBase,
+        folder: Path,
+        schedule: Schedule,
+        device: torch.device = CPU,
+    ) -> None:
         self.recipe = recipe
         self.tokenizer = tokenizer
         self.folder = folder
         self.schedule = schedule
+        self.device = device
         self.model = new_model(recipe.architecture, tokenizer, recipe.seed)
+        torch.nn.Module.to(self.model, device)
         self.optimisers: OptimiserPair = make_optimisers(self.model, recipe)
         self.average = WeightAverage(self.model, recipe.ema)
         self.progress = Progress()
@@ -181,7 +205,7 @@ class Trainer:
 
     def backward(self, batch: Batch, parts: int) -> torch.Tensor:
         """Add this batch's share of the gradient; returns its loss."""
-        loss = completion_loss(self.model, batch)
+        loss = completion_loss(self.model, batch.to(self.device))
         (loss / parts).backward()
         return loss.detach()
 
@@ -197,7 +221,7 @@ class Trainer:
     def averaged_model(self) -> LlamaForCausalLM:
         """A copy of the model with the averaged weights, in evaluation mode."""
         copy = LlamaForCausalLM(self.model.config)
-        self.average.copy_to(copy)
+        self.average.copy_to(copy)  # on the CPU, wherever training runs
         return copy.eval()
 
     def report(self, loss: float, rate: float) -> None:
@@ -234,7 +258,7 @@ class Trainer:
         path = self.folder / "checkpoint.pt"
         if not path.is_file():
             return
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location=self.device)
         if state["recipe"] != asdict(self.recipe):
             raise RunMismatch(f"{path} holds a run of another recipe; give another folder or delete it")
         self.model.load_state_dict(state["model"])
@@ -247,7 +271,7 @@ def completion_loss(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
     """Mean next-token loss in nats over the labelled positions, forward pass in bfloat16."""
     targets = batch.labels[:, 1:]
     wanted = targets != IGNORED
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(batch.ids.device.type, dtype=torch.bfloat16):
         hidden = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state
         logits = model.lm_head(hidden[:, :-1][wanted])
     return F.cross_entropy(logits.float(), targets[wanted])

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache
 
 from ..engine import Row
+from .cache import GrowingLayer
 from .sampling import Chooser
 from .work import Work
+
+TRIMMED_COLUMNS = 64
+"""Trimming copies the cache: fewer columns of padding than this are carried along."""
 
 
 @dataclass
@@ -56,12 +59,13 @@ class Batch:
     @property
     def joinable(self) -> bool:
         """Whether rows of another length can join: every layer keeps all its keys and values."""
-        return all(type(layer) is DynamicLayer for layer in self.cache.layers)
+        return all(type(layer) is GrowingLayer for layer in self.cache.layers)
 
     def keep(self, indices: list[int]) -> None:
-        """Drop all other rows, and the columns that then hold only padding."""
+        """Drop all other rows, and the columns that then hold only padding; the last rows take the free places."""
         if len(indices) == len(self.rows):
             return
+        indices = _closed_up(indices)
         self.rows = [self.rows[at] for at in indices]
         chosen = torch.tensor(indices, device=self.mask.device, dtype=torch.long)
         self.mask = self.mask[chosen]
@@ -82,7 +86,7 @@ class Batch:
 
     def _trim(self) -> None:
         unused = int(self.mask.any(0).int().argmax())
-        if not unused or not self.joinable:
+        if unused < TRIMMED_COLUMNS or not self.joinable:
             return
         self.mask = self.mask[:, unused:]
         for layer in self.cache.layers:
@@ -108,9 +112,11 @@ def left_padded(prompts: list[list[int]], filler: int, device: torch.device) -> 
     return Padded(torch.tensor(ids, device=device), mask, positions)
 
 
-def empty_cache(model: Any) -> DynamicCache:
-    """A cache with the layer kinds that the model needs."""
-    return DynamicCache(config=model.config)
+def _closed_up(indices: list[int]) -> list[int]:
+    """The same rows, those below ``len(indices)`` in their places and the others in the places left free."""
+    count, kept = len(indices), set(indices)
+    later = [at for at in indices if at >= count]
+    return [at if at in kept else later.pop() for at in range(count)]
 
 
 def _widened(states: Tensor | None, width: int) -> Tensor:

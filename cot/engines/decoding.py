@@ -15,7 +15,8 @@ from eval_math.records import Finish, Request, Trace
 
 from ..engine import Row
 from ..thinking import think_end
-from .batch import Batch, Running, empty_cache, left_padded
+from .batch import Batch, Running, left_padded
+from .cache import growing_cache
 from .sampling import Chooser, choose
 from .work import Desk, Work
 
@@ -106,7 +107,7 @@ class Decoder:
             input_ids=inputs.ids,
             attention_mask=inputs.mask,
             position_ids=inputs.positions,
-            past_key_values=empty_cache(self.forward.model),
+            past_key_values=growing_cache(self.forward.model),
             use_cache=True,
             logits_to_keep=1,
         )

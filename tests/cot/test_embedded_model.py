@@ -9,6 +9,9 @@ import pytest
 
 from cot.embedded import MODEL_PATH, embedded_model_path
 from cot.embedded.problems import make_problems
+from cot.method import Method
+from cot.prompting import Concise, NoThink
+from eval_math.records import Request
 
 torch = pytest.importorskip("torch")
 
@@ -24,58 +27,79 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def shipped():
-    from cot.embedded.decoding import Reasoner
+    from cot.engine import EngineConfig
+    from cot.engines import open_engine
 
-    return Reasoner.load(embedded_model_path())
+    engine = open_engine(EngineConfig(str(embedded_model_path()), "hf"))
+    yield engine
+    engine.close()
 
 
 @pytest.fixture(scope="module")
-def problems():
-    return make_problems("test", 20, seed=1, steps=(2, 4))
+def tokenizer():
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(embedded_model_path())
+
+
+@pytest.fixture
+def probe(tmp_path):
+    """What a probe of 20 test problems of 2 to 4 steps finds in a checkpoint."""
+    from cot.embedded.probes import Probe, run_probe
+
+    def found(method=None, model=MODEL_PATH, **knobs):
+        wanted = {"split": "test", "count": 20, "steps": (2, 4), **knobs}
+        return run_probe(model, tmp_path / "runs", Probe("test", "a", method or Method(), **wanted))
+
+    return found
 
 
 def test_the_checkpoint_is_small_enough_to_ship():
     assert (MODEL_PATH / "model.safetensors").stat().st_size <= 12_000_000
 
 
-def test_it_answers_held_out_problems_and_over_thinks(shipped, problems):
-    from cot.embedded.measuring import CONCISE, measure
+def test_it_has_heads_enough_to_choose_from():
+    import json
 
-    default = measure(shipped, problems)
-    brief = measure(shipped, problems, CONCISE)
+    config = json.loads((MODEL_PATH / "config.json").read_text())
+    assert config["num_hidden_layers"] * config["num_key_value_heads"] >= 16
+
+
+def test_it_answers_held_out_problems_and_over_thinks(probe):
+    default, brief = probe(), probe(Concise())
     assert default.right >= 18 and default.truncated == 0
-    assert brief.right >= 16 and brief.thinking_tokens <= 0.4 * default.thinking_tokens
+    assert brief.right >= 17 and brief.thinking_tokens <= 0.4 * default.thinking_tokens
 
 
-def test_without_thinking_it_mostly_fails(shipped, problems):
-    from cot.embedded.measuring import NO_THINKING, measure
-
-    assert measure(shipped, problems, NO_THINKING).right <= 6
+def test_without_thinking_it_mostly_fails(probe):
+    assert probe(NoThink()).right <= 6
 
 
-def test_own_decoding_equals_generate(shipped, problems):
-    from cot.embedded.decoding import decode_batch
+@pytest.mark.parametrize("level", [2, 4])
+def test_it_shortens_traces(probe, level):
+    assert probe(NoThink(), task="shorten", level=level).right >= 17
+
+
+def test_a_probe_is_a_run_and_is_not_done_twice(probe):
+    first = probe(Concise(), count=3)
+    written = {path: path.stat().st_mtime_ns for path in first.run.glob("*.jsonl")}
+    assert probe(Concise(), count=3) == first
+    assert written and written == {path: path.stat().st_mtime_ns for path in first.run.glob("*.jsonl")}
+
+
+def test_a_forced_end_of_thinking_gets_an_answer(shipped):
     from cot.embedded.tokens import chat_prompt
 
-    rows = [shipped.encode(chat_prompt(each.question)) for each in problems[:2]]
-    batched = decode_batch(shipped, rows, 0.0, torch.Generator())
-    for row, ids in zip(rows, batched, strict=True):
-        alone = shipped.model.generate(torch.tensor([row]), max_new_tokens=640, do_sample=False)[0, len(row) :]
-        assert alone.tolist() == ids
+    problems = make_problems("test", 20, seed=1, steps=(2, 4))
+    texts = [f"{chat_prompt(each.question)}So {each.equations[0]}.\n</think>\n\n" for each in problems]
+    asked = [Request(each.id, prompt_ids=tuple(shipped.encode(t))) for each, t in zip(problems, texts, strict=True)]
+    assert sum("\\boxed{" in trace.text for trace in shipped.generate(asked)) >= 18
 
 
-def test_a_forced_end_of_thinking_gets_an_answer(shipped, problems):
-    from cot.embedded.decoding import complete
-    from cot.embedded.tokens import chat_prompt
-
-    prompts = [f"{chat_prompt(each.question)}So {each.equations[0]}.\n</think>\n\n" for each in problems]
-    done = complete(shipped, prompts)
-    assert sum(each.answer is not None for each in done) >= 18
-
-
-def test_the_test_size_learns_two_steps(tmp_path):
+def test_the_test_size_learns_two_steps(tmp_path, tokenizer, probe):
     from cot.embedded.decoding import Reasoner
     from cot.embedded.measuring import measure
+
     from cot.embedded.recipe import recipe_for
     from cot.embedded.tokens import save_tokenizer
     from cot.embedded.training import Schedule, Trainer
@@ -121,24 +145,24 @@ def test_two_processes_do_what_one_does(tmp_path):
         assert torch.allclose(value, together.average.weights[name], atol=5e-2), name
 
 
-def test_a_resumed_run_gives_the_weights_of_an_undisturbed_one(tmp_path, shipped):
-    whole = tiny_run(tmp_path / "a", shipped.tokenizer, [14])
-    parts = tiny_run(tmp_path / "b", shipped.tokenizer, [5, 9, 14])
+def test_a_resumed_run_gives_the_weights_of_an_undisturbed_one(tmp_path, tokenizer):
+    whole = tiny_run(tmp_path / "a", tokenizer, [14])
+    parts = tiny_run(tmp_path / "b", tokenizer, [5, 9, 14])
     assert whole.progress.tokens == parts.progress.tokens > 0
     for name, value in whole.average.weights.items():
         assert torch.equal(value, parts.average.weights[name]), name
 
 
-def test_a_folder_of_another_recipe_is_refused(tmp_path, shipped):
+def test_a_folder_of_another_recipe_is_refused(tmp_path, tokenizer):
     from cot.embedded.recipe import recipe_for
     from cot.embedded.training import Schedule, Trainer
 
-    tiny_run(tmp_path, shipped.tokenizer, [2])
+    tiny_run(tmp_path, tokenizer.tokenizer, [2])
     with pytest.raises(ValueError, match="another recipe"):
-        Trainer(recipe_for("test", seed=9), shipped.tokenizer, tmp_path, Schedule()).run()
+        Trainer(recipe_for("test", seed=9), tokenizer, tmp_path, Schedule()).run()
 
 
-def test_progress_is_logged(tmp_path, shipped, caplog):
+def test_progress_is_logged(tmp_path, tokenizer, caplog):
     with caplog.at_level(logging.INFO):
-        tiny_run(tmp_path, shipped.tokenizer, [20])
+        tiny_run(tmp_path, tokenizer.tokenizer, [20])
     assert "tokens/s" in caplog.text and "minutes left" in caplog.text

@@ -6,13 +6,14 @@ import random
 import re
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
-from cot.embedded.mix import draw_drill, draw_row
+from cot.embedded.mix import draw_drill, draw_row, random_equation
 from cot.embedded.problems import make_problems, split_of
 from cot.embedded.recipe import Mix
-from cot.embedded.traces import Verbosity, inverse_of, write_trace
+from cot.embedded.traces import Verbosity, inverse_of, shortened, trace_sentences, worded, write_trace
 
 FIRST_TEST = (("95+19=114", "114+52=166", "166+10=176", "176/2=88"), "88")
 BRANCHES = {"So", "Now", "Wait", "Alternatively", "Therefore"}
@@ -136,4 +137,57 @@ def test_rows_of_the_mix_are_well_formed():
         if row.kind == "forced":
             assert row.completion[row.loss_from :].startswith("The answer is")
     assert kinds == {"solve", "concise", "careful", "no_think", "forced", "shorten"}
-    assert draw_drill(rng).completion.count("So ") == 12
+
+
+def test_drills_are_long_or_answered_at_once():
+    rng = random.Random(1)
+    counts = {draw_drill(rng).completion.count("So ") for _ in range(60)}
+    assert counts == {0, 12}
+
+
+@pytest.mark.parametrize("largest", [20, 199])
+def test_drilled_equations_are_right_and_in_range(largest):
+    rng = random.Random(3)
+    for _ in range(500):
+        left, result = random_equation(rng, largest).split("=")
+        assert value_of(left) == int(result) and 1 <= int(result) <= largest
+
+
+def test_the_wordings_of_a_sentence_have_no_equal_odds():
+    """Equal odds would leave greedy decoding to rounding, and engines would part there."""
+    rng = random.Random(0)
+    drawn = Counter(worded(("a", "b", "c"), rng) for _ in range(3000))
+    first, second, third = (drawn[name] for name in "abc")
+    assert first > 1.5 * second > 2 * third > 0
+
+
+STEPS = [
+    "Okay, let me see.",
+    "So 3+4=7.",
+    "Wait, is that correct? 3+4=7. Yes, it is.",
+    "Alternatively, 7-4=3, so 7 fits.",
+    "So 7*2=14.",
+    "Wait, let me go over everything again: 3+4=7, 7*2=14.",
+    "Therefore the answer is 14.",
+]
+
+
+@pytest.mark.parametrize(
+    ("units", "short"),
+    [
+        (STEPS, "So 3+4=7. So 7*2=14."),
+        (STEPS[2:5], "So 7*2=14."),
+        (STEPS[5:], "So 3+4=7. So 7*2=14."),
+        (STEPS[:1], ""),
+        (STEPS[3:4], ""),
+    ],
+)
+def test_shortened(units, short):
+    assert shortened(units) == short
+
+
+def test_a_shortened_trace_is_the_level_0_trace():
+    rng = random.Random(2)
+    for problem in make_problems("train", 200, steps=(1, 6)):
+        units = trace_sentences(problem, 4, rng, Verbosity())
+        assert shortened(units) == " ".join(f"So {equation}." for equation in problem.equations)
