@@ -96,8 +96,9 @@ def _compare(command: EngineParity, steered: bool) -> dict[str, Any]:
     engines["hf"].close()
     ids = [_agreement(outputs["hf"][r.problem_id], outputs["vllm"][r.problem_id]) for r in requests]
     same = len(requests) - len(differing)
-    return {"what": "steered" if steered else "unsteered", "same": same, "n": len(requests),
-            "ids_share": sum(a for a, _ in ids) / sum(b for _, b in ids), "divergences": [asdict(d) for d in found]}  # fmt: skip
+    agreed = sum(a for a, _ in ids) / sum(b for _, b in ids)
+    return {"what": "steered" if steered else "unsteered", "same": same, "n": len(requests), "ids_share": agreed,
+            "divergences": [asdict(d) for d in found]}  # fmt: skip
 
 
 def _requests(command: EngineParity) -> list[Request]:

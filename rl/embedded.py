@@ -25,7 +25,7 @@ class HeadSection:
     title: str = "Heads"
     sink: int = 4
     recent: int = 16
-    share: float = 0.3
+    share: float = 0.2
     """Problems per head, as a share of the plan's."""
 
     def rounds(self, model: Path, folder: Path, plan: CardPlan) -> Rounds:

@@ -7,16 +7,17 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from cot.budget import Cut
+from cot.chat import open_chat, resolve_model
 from cot.embedded.card import CardPlan, Part, Record, Rounds, Table, decoding_name, finding_row
 from cot.embedded.probes import Finding, Probe, saving
 from cot.embedded.problems import EmbeddedProblem, make_problems
 from cot.embedded.traces import write_trace
-from cot.engine import EngineConfig, ModelAccess
+from cot.engine import Engine, EngineConfig, ModelAccess
 from cot.engines import open_engine
 from cot.method import Method
+from eval_math.errors import BadInput
 from eval_math.records import Pair
 
 from .asc import Asc
@@ -27,7 +28,7 @@ from .vector import SteeringVector, load_vector, save_vector
 log = logging.getLogger(__name__)
 
 PAIRS = 100
-STRENGTHS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6)
+STRENGTHS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 """Length of what is added, as a share of the mean norm of the states at the block."""
 LOSS_ALLOWED = 0.02
 READINGS: dict[str, Recipe] = {
@@ -61,11 +62,10 @@ class SteeringSection:
     title: str = "Steering"
     pairs: int = PAIRS
     strengths: tuple[float, ...] = STRENGTHS
-    learned: bool = True
 
     def rounds(self, model: Path, folder: Path, plan: CardPlan) -> Rounds:
         """Sweep, then test."""
-        vectors = read_vectors(model, folder / "vectors", self.pairs, self.learned)
+        vectors = read_vectors(model, folder / "vectors", self.pairs, [PAPER] if plan.brief else [*READINGS, LEARNED])
         base = Probe("steering", "unsteered", Method(), split="dev", count=plan.sweep)
         sweep = [probe for name, path in vectors.items() for probe in self._points(name, path, plan)]
         swept = yield [base, *sweep]
@@ -101,28 +101,31 @@ def best_point(base: Finding, points: Sequence[Finding]) -> Finding | None:
     return min(allowed, key=lambda point: point.thinking_tokens, default=None)
 
 
-def read_vectors(model: Path, folder: Path, pairs: int, learned: bool) -> dict[str, Path]:
+def read_vectors(model: Path, folder: Path, pairs: int, readings: Sequence[str]) -> dict[str, Path]:
     """Vector files by reading, those missing in ``folder`` made first."""
-    paths = {name: folder / f"{_slug(name)}.safetensors" for name in (*READINGS, *([LEARNED] if learned else []))}
-    if all(path.is_file() for path in paths.values()):
-        return paths
-    engine = open_engine(EngineConfig(str(model), "hf"))
-    try:
-        made = traced_pairs(pairs)
-        for name, recipe in READINGS.items():
-            save_vector(_in_shares(extract(engine, made, recipe).vector), paths[name])
-        if learned:
-            save_vector(learn_vector(engine, made, load_vector(paths[PAPER])), paths[LEARNED])
-    finally:
-        engine.close()
+    paths = {name: folder / f"{_slug(name)}.safetensors" for name in readings}
+    missing = [name for name in readings if not paths[name].is_file()]
+    if missing:
+        engine = open_engine(EngineConfig(str(model), "hf"))
+        try:
+            for name in missing:
+                save_vector(_read_vector(engine, traced_pairs(pairs), name), paths[name])
+        finally:
+            engine.close()
     return paths
 
 
-def learn_vector(engine: Any, pairs: Sequence[Pair], like: SteeringVector) -> SteeringVector:
-    """A learned direction at each of the last two blocks, with the metadata and norms of ``like``."""
-    from cot.chat import open_chat, resolve_model
+def _read_vector(engine: Engine, pairs: Sequence[Pair], reading: str) -> SteeringVector:
+    """One reading of the pairs; its strength counts in shares of the residual norm."""
+    vector = extract(engine, pairs, READINGS.get(reading, READINGS[PAPER])).vector
+    vector = replace(vector, info=replace(vector.info, gamma_unit="resid"))
+    return learn_vector(engine, pairs, vector) if reading == LEARNED else vector
 
-    access: ModelAccess = engine
+
+def learn_vector(engine: Engine, pairs: Sequence[Pair], like: SteeringVector) -> SteeringVector:
+    """A learned direction at each of the last two blocks, with the metadata and norms of ``like``."""
+    if not isinstance(engine, ModelAccess):
+        raise BadInput(f"engine {engine.identity.engine!r}: its model is not in this process; use engine hf")
     chat = open_chat(resolve_model(engine.identity.model))
     encoded = encode_pairs(PairEncoder(engine, chat, Recipe(pooling="mean_response"), benchmark_prompt), pairs, 4096)
     texts = [Response(text.ids, text.positions[0]) for text in encoded.texts]
@@ -131,15 +134,11 @@ def learn_vector(engine: Any, pairs: Sequence[Pair], like: SteeringVector) -> St
     directions = {}
     for block in sorted(like.directions)[-2:]:
         config = replace(LEARNING, block=block)
-        found = access.apply_model(lambda model, config=config: learn(model, examples, config, generic))
+        found = engine.apply_model(lambda model, config=config: learn(model, examples, config, generic))
         log.info("learned vector at block %d: %s after %d steps", block, found.log[-1], len(found.log))
         directions[block] = found.vector
     info = replace(like.info, estimator="ces", apply_layers=(max(directions),), extract_layers=tuple(directions))
     return replace(like, directions=directions, pairs={}, info=info)
-
-
-def _in_shares(vector: SteeringVector) -> SteeringVector:
-    return replace(vector, info=replace(vector.info, gamma_unit="resid"))
 
 
 def _slug(name: str) -> str:
@@ -170,6 +169,8 @@ def _test_probes(
         if found is not None and name != PAPER
     ]
     curve = [probe("curve", replace(method, strength=strength), 0.0, half) for strength in strengths]
+    if plan.brief:
+        nulls, curve = nulls[:1], []
     return [
         probe("unsteered", Method()),
         probe("unsteered", Method(), 0.6),

@@ -34,12 +34,16 @@ BOXED = "Please reason step by step, and put your final answer within \\boxed{}.
 
 @dataclass(frozen=True)
 class CardPlan:
-    """How much is measured: ``problems`` of ``split`` per row, ``sweep`` dev problems per point of a sweep."""
+    """How much is measured: ``problems`` of ``split`` per row, ``sweep`` dev problems per point of a sweep.
+
+    A ``brief`` card has what candidates are chosen by and leaves the rest out.
+    """
 
     split: str = "test"
     problems: int = 1000
     sweep: int = 120
     processes: int = 2
+    brief: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ def _measured(section: Section, model: Path, runs: Path, plan: CardPlan) -> Part
     try:
         probes = next(rounds)
         while True:
-            probes = rounds.send(list(run_probes(model, runs, probes, plan.processes)))
+            probes = rounds.send(run_probes(model, runs, probes, plan.processes))
     except StopIteration as ended:
         return ended.value
 
@@ -103,8 +107,6 @@ class Prompts:
         """One round: every prompt under both decodings."""
         asked: list[tuple[str, Method]] = [
             ("default", Method()),
-            ("boxed instruction", Concise(BOXED)),
-            ("Think carefully.", Concise("Think carefully.")),
             ("Be concise.", Concise()),
             ("no thinking", NoThink()),
         ]
@@ -113,13 +115,24 @@ class Prompts:
             for label, method in asked
             for temperature in (0.0, 0.6)
         ]
-        probes.append(Probe("prompts", "no thinking, 1 step", NoThink(), 0.0, plan.split, plan.problems, steps=(1, 1)))
-        probes.append(Probe("prompts", "default, 6 steps", Method(), 0.0, plan.split, plan.problems, steps=(6, 6)))
+        if not plan.brief:
+            probes += self._more(plan)
         found = yield probes
         figures = {_key(each): each.record() for each in found}
         steps = Table("Accuracy by number of steps.", [steps_row(each) for each in found if len(each.by_steps) > 1])
         note = "Problems of 2 to 5 steps, except where a row says otherwise."
         return Part(self.title, note, figures, [Table("", [finding_row(each) for each in found]), steps])
+
+    def _more(self, plan: CardPlan) -> list[Probe]:
+        """Other wordings, and problems of one and of six steps."""
+        split, count = plan.split, plan.problems
+        return [
+            Probe("prompts", "boxed instruction", Concise(BOXED), 0.0, split, count),
+            Probe("prompts", "Think carefully.", Concise("Think carefully."), 0.0, split, count),
+            Probe("prompts", "no thinking, 1 step", NoThink(), 0.0, split, count, steps=(1, 1)),
+            Probe("prompts", "default, 1 step", Method(), 0.0, split, count // 2, steps=(1, 1)),
+            Probe("prompts", "default, 6 steps", Method(), 0.0, split, count // 2, steps=(6, 6)),
+        ]
 
 
 @dataclass(frozen=True)

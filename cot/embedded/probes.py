@@ -11,8 +11,8 @@ import multiprocessing as mp
 import random
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,9 +55,9 @@ class Probe:
 
     @property
     def name(self) -> str:
-        """Name of the run folder, one per probe."""
-        parts = [self.section, self.label, self.temperature, self.split, self.count, self.task, self.level, self.steps]
-        return f"{self.section}-{digest([*map(str, parts), self.method.fingerprint()], 12)}"
+        """Name of the run folder: probes that ask the same of the same problems share it."""
+        asked = [self.temperature, self.split, self.count, self.task, self.level, self.steps, self.largest]
+        return f"{self.method.name}-{digest([*map(str, asked), self.method.fingerprint()], 12)}"
 
     def problems(self) -> list[EmbeddedProblem]:
         """The problems behind the probe."""
@@ -115,19 +115,18 @@ def interval(right: int, n: int) -> list[float]:
     return [round(bounds.low, 4), round(bounds.high, 4)]
 
 
-def run_probes(model: Path, folder: Path, probes: Sequence[Probe], processes: int = 2) -> Iterator[Finding]:
+def run_probes(model: Path, folder: Path, probes: Sequence[Probe], processes: int = 2) -> list[Finding]:
     """Run each probe on the checkpoint in ``model`` into ``folder``, several at a time; those already there are read.
 
-    Yields what each found, in order.
+    Returns what each found, in order.
     """
     if not probes:
-        return
-    jobs = [(model, folder, probe) for probe in probes]
+        return []
+    runs = {probe.name: probe for probe in probes}
+    jobs = [(model, folder, probe) for probe in runs.values()]
     with mp.get_context("spawn").Pool(min(processes, len(jobs))) as pool:
-        for finding in pool.imap(_run_job, jobs):
-            log.info("%s, %s (%s, T=%s): %s", finding.probe.section, finding.probe.label, finding.probe.split,
-                     finding.probe.temperature, finding)  # fmt: skip
-            yield finding
+        found = {each.probe.name: each for each in pool.imap(_run_job, jobs)}
+    return [replace(found[probe.name], probe=probe) for probe in probes]
 
 
 def run_probe(model: Path, folder: Path, probe: Probe) -> Finding:
@@ -194,7 +193,10 @@ def _run_job(job: tuple[Path, Path, Probe]) -> Finding:
     import torch
 
     torch.set_num_threads(1)
-    return run_probe(*job)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    finding, probe = run_probe(*job), job[2]
+    log.info("%s, %s (%s, T=%s): %s", probe.section, probe.label, probe.split, probe.temperature, finding)
+    return finding
 
 
 def _finding(probe: Probe, run: Path, row: SummaryRow) -> Finding:

@@ -37,12 +37,12 @@ def test_the_same_trace_is_asked_for_each_time():
     assert shorten_problem(PROBLEM, 4) != shorten_problem(PROBLEM, 2)
 
 
-def test_each_probe_has_a_folder_of_its_own():
-    probes = [Probe("s", "a"), Probe("s", "b"), Probe("s", "a", Concise()), Probe("s", "a", count=7),
+def test_probes_share_a_folder_only_where_they_ask_the_same():
+    probes = [Probe("s", "a"), Probe("s", "a", Concise()), Probe("s", "a", count=7),
               Probe("s", "a", temperature=0.6), Probe("s", "a", split="dev"), Probe("s", "a", steps=(1, 1)),
               Probe("s", "a", task="shorten"), Probe("s", "a", task="shorten", level=2)]  # fmt: skip
     assert len({probe.name for probe in probes}) == len(probes)
-    assert Probe("s", "a", Method()).name == Probe("s", "a").name
+    assert Probe("s", "a", Method()).name == Probe("other", "b").name
 
 
 def test_tables_keep_every_column():
