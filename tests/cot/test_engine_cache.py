@@ -58,6 +58,7 @@ def test_cropping_and_replacing_from_outside():
     for layer in layers:
         layer.keys, layer.values = layer.keys[:, :, 2:], layer.values[:, :, 2:]
     feed(layers, 2, 3, 2)
+    assert layers[0].get_seq_length() == 4 + 1 - 2 + 3
 
 
 @pytest.mark.parametrize(
