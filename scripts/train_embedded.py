@@ -24,7 +24,7 @@ class TrainEmbedded:
     seed: int = 0
     """Seed of weights and data."""
     length: float = 1.0
-    """Scale of the training length; 1 is 18 million tokens for the default size."""
+    """Scale of the training length; 1 is 20.5 million tokens for the default size."""
     recipe: Path | None = None
     """A card.json, or a file with its `recipe`, to train instead of a size; seed and length are then the file's."""
     processes: bool = True

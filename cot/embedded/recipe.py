@@ -52,14 +52,28 @@ class Mix:
 
 @dataclass(frozen=True)
 class Cycle:
-    """One learning-rate cycle: warm-up, plateau, decay; `first_phase` is its share of drills and concise traces."""
+    """One learning-rate cycle: warm-up, plateau, decay; `first_phase` is its share of drills and concise traces.
+
+    `peak` scales the recipe's learning rates.
+    """
 
     tokens: int = 18_000_000
     batch_tokens: int = 2_048
     decay_share: float = 0.4
     first_phase: float = 0.12
+    peak: float = 1.0
     mix: Mix = field(default_factory=Mix)
     verbosity: Verbosity = field(default_factory=Verbosity)
+
+
+POLISH = Cycle(
+    tokens=2_500_000,
+    decay_share=0.8,
+    first_phase=0.0,
+    peak=0.4,
+    mix=Mix(solve=0.42, concise=0.1, careful=0.03, no_think=0.1, forced=0.05, shorten=0.3, drill_later=0.15),
+)
+"""A short second cycle: shortening needs more practice than the first leaves room for."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +82,7 @@ class Recipe:
 
     size: Size = "default"
     seed: int = 0
-    cycles: tuple[Cycle, ...] = (Cycle(),)
+    cycles: tuple[Cycle, ...] = (Cycle(), POLISH)
     batches_per_step: int = 2
     muon_lr: float = 4e-3
     adam_lr: float = 3e-3

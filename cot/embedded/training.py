@@ -200,8 +200,9 @@ class Trainer:
     def learning_rate_scale(self) -> float:
         """Factor on the learning rates of the next update."""
         steps = self.progress.step - self.progress.cycle_start_step
-        decay = self.recipe.cycles[self.progress.cycle].decay_share
-        return learning_rate_scale(steps, self.cycle_share(), self.recipe.warmup_steps, decay)
+        cycle = self.recipe.cycles[self.progress.cycle]
+        scale = learning_rate_scale(steps, self.cycle_share(), self.recipe.warmup_steps, cycle.decay_share)
+        return cycle.peak * scale
 
     def backward(self, batch: Batch, parts: int) -> torch.Tensor:
         """Add this batch's share of the gradient; returns its loss."""
