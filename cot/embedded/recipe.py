@@ -150,11 +150,11 @@ def _filled(default: Any, values: Mapping[str, Any], where: str) -> Any:
     for name, value in values.items():
         if not hasattr(default, name):
             raise BadInput(f"{where}: unknown name {name!r}; expected one of {', '.join(vars(default))}")
-        current = getattr(default, name)
-        if is_dataclass(current) and isinstance(value, dict):
-            changes[name] = _filled(current, value, f"{where}, {name}")
-        elif name == "cycles" and isinstance(value, list):
+        current: Any = getattr(default, name)
+        if name == "cycles" and isinstance(value, list):
             changes[name] = tuple(_filled(current[0], each, f"{where}, cycles") for each in value)
+        elif is_dataclass(current) and isinstance(value, dict):
+            changes[name] = _filled(current, value, f"{where}, {name}")
         else:
             changes[name] = _typed(current, value, f"{where}, {name}")
     return replace(default, **changes)
