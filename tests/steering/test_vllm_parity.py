@@ -45,13 +45,13 @@ def vllm(embedded):
 
 @pytest.fixture(scope="module")
 def step(hf):
-    """A random direction a tenth as large as the residual stream."""
+    """A random direction, large enough beside the residual stream to change greedy tokens."""
     from steering.capture import Reading, Text, read_states
 
     ids = tuple(hf.encode("Tom has 3 apples."))
     states = hf.apply_model(lambda m: read_states(m, Reading([Text(ids, (len(ids) - 1,))], (BLOCK,), 64)))
     drawn = torch.randn(states.pooled[BLOCK].shape[1], generator=torch.Generator().manual_seed(5))
-    return drawn * (0.3 * float(states.norms[BLOCK][0]) / drawn.norm())
+    return drawn * (0.8 * float(states.norms[BLOCK][0]) / drawn.norm())
 
 
 @pytest.fixture(scope="module")
