@@ -45,7 +45,7 @@ def small_card():
 @pytest.mark.slow
 def test_every_section_is_there_and_agrees_with_its_runs(card):
     model, runs, written = card
-    assert json.loads((model / "card.json").read_text()) == written
+    assert json.loads((model / "card.json").read_text()) == json.loads(json.dumps(written))
     parts = {part["title"]: part["figures"] for part in written["parts"]}
     assert set(parts) == {"Prompts", "Shortening", "Steering", "Heads"}
     assert parts["Prompts"]["default, greedy"]["n"] == 4
