@@ -19,6 +19,8 @@ import numpy.typing as npt
 
 from .errors import BadInput
 from .files import read_records
+from .loops import is_looping
+from .policies import FALLBACK_RULES
 from .records import STATUSES, Grade, Json, R, Trace, from_json
 
 logger = logging.getLogger(__name__)
@@ -47,6 +49,10 @@ class RunTable:
     failed: npt.NDArray[np.bool_]
     """The engine gave an error instead of an answer."""
     truncated: npt.NDArray[np.bool_]
+    looping: npt.NDArray[np.bool_]
+    """The text ends in a loop, see `is_looping`."""
+    fallback: npt.NDArray[np.bool_]
+    """The answer was guessed from its position: no box or phrase pointed at it."""
     status: npt.NDArray[np.int64]
     """Index into `STATUSES`, or `UNGRADED`."""
     trace_row: npt.NDArray[np.int64]
@@ -100,7 +106,7 @@ def read_run(folder: Path) -> RunTable:
         columns.add(row, trace)
     verdicts = _verdicts(folder, columns)
     units = np.array(list(columns.units), dtype=np.int64).reshape(-1, 2)
-    numbers = np.array(list(columns.units.values()), dtype=np.float64).reshape(-1, 4 + len(COUNTED))
+    numbers = np.array(list(columns.units.values()), dtype=np.float64).reshape(-1, 5 + len(COUNTED))
     failed = numbers[:, 1] > 0
     return RunTable(
         folder=folder,
@@ -111,10 +117,12 @@ def read_run(folder: Path) -> RunTable:
         problem_ids=tuple(columns.problems),
         problem=units[:, 0],
         sample=units[:, 1],
-        tokens={kind: numbers[:, 4 + i].astype(np.int64) for i, kind in enumerate(COUNTED)},
+        tokens={kind: numbers[:, 5 + i].astype(np.int64) for i, kind in enumerate(COUNTED)},
         seconds=numbers[:, 3],
         failed=failed,
         truncated=((numbers[:, 2] > 0) | verdicts.cut_off) & ~failed,
+        looping=(numbers[:, 4] > 0) & ~failed,
+        fallback=verdicts.fallback,
         status=verdicts.status,
         trace_row=numbers[:, 0].astype(np.int64),
         grade_row=verdicts.row,
@@ -181,7 +189,8 @@ class _Columns:
         problem = self.problems.setdefault(trace.problem_id, len(self.problems))
         counts = (trace.n_thinking_tokens, trace.n_answer_tokens, trace.n_probe_tokens, trace.n_latent_steps)
         failed, cut_off = trace.finish == "error", trace.finish == "length"
-        self.units.setdefault((problem, trace.sample), (row, failed, cut_off, trace.seconds, *counts))
+        flags = (row, failed, cut_off, trace.seconds, is_looping(trace.text))
+        self.units.setdefault((problem, trace.sample), (*flags, *counts))
         self.method = self.method or trace.method
 
 
@@ -191,13 +200,15 @@ class _Verdicts:
 
     status: npt.NDArray[np.int64]
     cut_off: npt.NDArray[np.bool_]
+    fallback: npt.NDArray[np.bool_]
     row: npt.NDArray[np.int64]
 
 
 def _verdicts(folder: Path, columns: _Columns) -> _Verdicts:
     place = {unit: entry for entry, unit in enumerate(columns.units)}
     size = len(place)
-    found = _Verdicts(np.full(size, UNGRADED), np.zeros(size, dtype=bool), np.full(size, -1))
+    flags = np.zeros((2, size), dtype=bool)
+    found = _Verdicts(np.full(size, UNGRADED), flags[0], flags[1], np.full(size, -1))
     path, strays = run_file(folder, "grades.jsonl"), 0
     for row, grade in enumerate(read_records(Grade, path, torn_tail=True)):
         entry = place.get((columns.problems.get(grade.problem_id, -1), grade.sample))
@@ -205,7 +216,7 @@ def _verdicts(folder: Path, columns: _Columns) -> _Verdicts:
             strays += 1
         elif found.row[entry] < 0:
             found.status[entry], found.cut_off[entry] = _status_code(grade, path), grade.truncated
-            found.row[entry] = row
+            found.fallback[entry], found.row[entry] = grade.rule in FALLBACK_RULES, row
     if strays:
         logger.warning("%s: %d grades belong to no trace and are left out", path, strays)
     return found

@@ -19,10 +19,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .efficiency import tokens_per_correct
 from .files import write_json
 from .records import SCHEMA, Json
 from .runtable import GENERATED, UNGRADED, RunTable, read_run
-from .statistics import Interval, bootstrap_interval, mean_interval, percentile, wilson
+from .statistics import Interval, percentile, share_interval, token_interval, wilson
+from .votes import RepeatedRow, repeated_row
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,27 @@ class SummaryRow:
     thinking_tokens_mean: float
     thinking_tokens_low: float
     thinking_tokens_high: float
-    """Student's t over the problems' means."""
+    """Student's t over the problems' means, on the logarithm of their mean."""
     thinking_tokens_p95: float
     answer_tokens_mean: float
     answer_tokens_p95: float
     probe_tokens_mean: float
     latent_steps_mean: float
+    tokens_per_correct: float
+    """All generated tokens, those of wrong answers and probes included, for each correct answer."""
+    tokens_per_correct_low: float
+    tokens_per_correct_high: float
+    thinking_tokens_correct: float
+    """Mean over the correct traces alone, and over the others: a method may shorten only where it fails."""
+    thinking_tokens_wrong: float
     truncated: int
     """Traces cut off at the token limit."""
+    looping: int
+    """Traces that end in a loop."""
+    fallback: int
+    """Graded traces whose answer was guessed from its position: a loss of format, not of reasoning."""
+    correct: int
+    incorrect: int
     unparsable: int
     timeouts: int
     gold_unparsable: int
@@ -64,6 +79,8 @@ class SummaryRow:
     """Wall seconds of generating, where run.json notes them (``generation_seconds``, at the top or per session). Else
     the sum of the traces' own seconds, as if one had followed the other: `tokens_per_second` is then the speed of one
     stream."""
+    repeated: RepeatedRow | None = None
+    """For runs with several samples per problem."""
 
 
 def summarise(run: Path) -> SummaryRow:
@@ -105,9 +122,11 @@ def summarise_table(table: RunTable) -> SummaryRow:
     """The figures of a run that has been read."""
     alive = ~table.failed
     accuracy = _accuracy(table)
-    thinking = mean_interval(known(table.tokens_by_problem("thinking")))
+    thinking = token_interval(known(table.tokens_by_problem("thinking")))
     seconds = generation_seconds(table)
     generated = sum(int(table.tokens[kind].sum()) for kind in GENERATED)
+    spent = _tokens_per_correct(table)
+    right = table.having("correct") & alive
     return SummaryRow(
         run=table.name,
         method=table.method,
@@ -119,14 +138,23 @@ def summarise_table(table: RunTable) -> SummaryRow:
         accuracy_low=accuracy.low,
         accuracy_high=accuracy.high,
         thinking_tokens_mean=thinking.value,
-        thinking_tokens_low=max(0.0, thinking.low),
+        thinking_tokens_low=thinking.low,
         thinking_tokens_high=thinking.high,
         thinking_tokens_p95=percentile(table.tokens["thinking"][alive], 95),
         answer_tokens_mean=_mean(table.tokens_by_problem("answer")),
         answer_tokens_p95=percentile(table.tokens["answer"][alive], 95),
         probe_tokens_mean=_mean(table.tokens_by_problem("probe")),
         latent_steps_mean=_mean(table.tokens_by_problem("latent")),
+        tokens_per_correct=spent.value,
+        tokens_per_correct_low=spent.low,
+        tokens_per_correct_high=spent.high,
+        thinking_tokens_correct=_mean(table.tokens["thinking"][right].astype(np.float64)),
+        thinking_tokens_wrong=_mean(table.tokens["thinking"][~right & alive & table.judged].astype(np.float64)),
         truncated=int(table.truncated.sum()),
+        looping=int(table.looping.sum()),
+        fallback=int((table.fallback & alive).sum()),
+        correct=int(right.sum()),
+        incorrect=int((table.having("incorrect") & alive).sum()),
         unparsable=int((table.having("unparsable") & alive).sum()),
         timeouts=int((table.having("timeout") & alive).sum()),
         gold_unparsable=int(table.having("gold_unparsable").sum()),
@@ -134,6 +162,7 @@ def summarise_table(table: RunTable) -> SummaryRow:
         ungraded=int(((table.status == UNGRADED) & alive).sum()),
         tokens_per_second=generated / seconds if seconds > 0 else math.nan,
         seconds=seconds,
+        repeated=None if table.one_sample else repeated_row(table),
     )
 
 
@@ -161,7 +190,13 @@ def _accuracy(table: RunTable) -> Interval:
     # A bootstrap over equal values has no width; as many problems with one sample each are the cautious reading.
     if table.one_sample or (solved and scores[0] in (0.0, 1.0)):
         return wilson(int(scores.sum()), scores.size)
-    return bootstrap_interval(scores)
+    return share_interval(scores)
+
+
+def _tokens_per_correct(table: RunTable) -> Interval:
+    accuracy, tokens = table.accuracy_by_problem(), table.tokens_by_problem(*GENERATED)
+    counted = ~np.isnan(accuracy) & ~np.isnan(tokens)
+    return tokens_per_correct(accuracy[counted], tokens[counted])
 
 
 def _mean(values: npt.NDArray[np.float64]) -> float:
