@@ -40,7 +40,7 @@ def aes(
     accuracy and ``length * dL - loss * |dA|`` for a loss. (The first version of that paper prints some rows with a
     plus for losses; the formula in its text, which is this one, has a minus.) NaN where the baseline is 0.
     """
-    return float(_aes(*(np.asarray(v, float) for v in (accuracy, tokens, base_accuracy, base_tokens)), weights))
+    return float(_aes(np.array([accuracy, tokens, base_accuracy, base_tokens], float), weights))
 
 
 def aes_interval(
@@ -54,8 +54,8 @@ def aes_interval(
     if columns.shape[1] == 0:
         return Interval(math.nan, math.nan, math.nan)
     pool = np.append(columns, _imagined(columns), axis=1)
-    draws = _aes(*bootstrap_means(pool, bootstrap).T, weights)
-    value = float(_aes(*columns.mean(axis=1), weights))
+    draws = _aes(bootstrap_means(pool, bootstrap).T, weights)
+    value = float(_aes(columns.mean(axis=1), weights))
     return Interval(value, *bootstrap_bounds(draws, bootstrap, pool.shape[1]))
 
 
@@ -100,7 +100,9 @@ def accuracy_token_area(accuracy: Values, tokens: Values, budget: float, bootstr
     return Interval(float(values.mean()), *bootstrap_bounds(draws, bootstrap, values.size))
 
 
-def _aes(accuracy: Floats, tokens: Floats, base_accuracy: Floats, base_tokens: Floats, weights: AesWeights) -> Floats:
+def _aes(figures: Floats, weights: AesWeights) -> Floats:
+    """Of (4, ...): accuracy, tokens, accuracy and tokens of the baseline."""
+    accuracy, tokens, base_accuracy, base_tokens = figures
     with np.errstate(divide="ignore", invalid="ignore"):
         shorter = (base_tokens - tokens) / base_tokens
         change = (accuracy - base_accuracy) / base_accuracy

@@ -1,9 +1,13 @@
-"""Reports of stored runs: the table for a terminal and one self-contained HTML page."""
+"""Reports of stored runs: the table for a terminal, one self-contained HTML page, files for papers."""
 
 from __future__ import annotations
 
-from .collection import Collection, Group, collect
+from .collection import Collection, Group, Terms, collect
+from .exports import FORMATS, Format, format_of, write_export
 from .page import write_page, write_report
-from .terminal import format_table
+from .terminal import format_comparison, format_table
 
-__all__ = ["Collection", "Group", "collect", "format_table", "write_page", "write_report"]
+__all__ = [
+    "FORMATS", "Collection", "Format", "Group", "Terms", "collect", "format_comparison", "format_of", "format_table",
+    "write_export", "write_page", "write_report",
+]  # fmt: skip

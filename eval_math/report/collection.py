@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..equality import MARGIN
 from ..errors import BadInput
 from ..paired import Comparison, compare_tables
 from ..runtable import RunTable, read_run
@@ -84,7 +85,18 @@ class Collection:
         return {**summary_json(self.rows), "comparisons": figures_json(self.comparisons)}
 
 
-def collect(runs: Sequence[Path], *, baseline: str | None = None, bootstrap: Bootstrap = STANDARD) -> Collection:
+@dataclass(frozen=True)
+class Terms:
+    """On what terms runs are compared: how to resample, and what loss of accuracy still counts as equal."""
+
+    bootstrap: Bootstrap = STANDARD
+    margin: float = MARGIN
+
+
+USUAL = Terms()
+
+
+def collect(runs: Sequence[Path], *, baseline: str | None = None, terms: Terms = USUAL) -> Collection:
     """Read runs and compare each with the baseline of its benchmark.
 
     Args:
@@ -104,22 +116,20 @@ def collect(runs: Sequence[Path], *, baseline: str | None = None, bootstrap: Boo
         known = ", ".join(sorted({table.method for table in tables} | {table.name for table in tables}))
         raise BadInput(f"no run is called {baseline!r}; methods and folders given: {known}")
     benchmarks = dict.fromkeys(table.benchmark for table in tables)
-    return Collection(
-        tuple(_group([t for t in tables if t.benchmark == name], baseline, bootstrap) for name in benchmarks)
-    )
+    return Collection(tuple(_group([t for t in tables if t.benchmark == name], baseline, terms) for name in benchmarks))
 
 
 def _is_called(table: RunTable, name: str) -> bool:
     return name in (table.method, table.method.partition(":")[0], table.name)
 
 
-def _group(tables: list[RunTable], baseline: str | None, bootstrap: Bootstrap) -> Group:
+def _group(tables: list[RunTable], baseline: str | None, terms: Terms) -> Group:
     first = _baseline(tables, baseline)
     ordered = [first, *(table for table in tables if table is not first)]
     names = _names(ordered)
     entries = [Entry(names[0], first, summarise_table(first), True, None)]
     for name, table in zip(names[1:], ordered[1:], strict=True):
-        entries.append(Entry(name, table, summarise_table(table), False, _comparison(first, table, bootstrap)))
+        entries.append(Entry(name, table, summarise_table(table), False, _comparison(first, table, terms)))
     return Group(first.benchmark, tuple(entries))
 
 
@@ -128,9 +138,9 @@ def _baseline(tables: list[RunTable], name: str | None) -> RunTable:
     return next((table for table in tables if any(_is_called(table, each) for each in wanted)), tables[0])
 
 
-def _comparison(baseline: RunTable, table: RunTable, bootstrap: Bootstrap) -> Comparison | None:
+def _comparison(baseline: RunTable, table: RunTable, terms: Terms) -> Comparison | None:
     try:
-        return compare_tables(baseline, table, bootstrap)
+        return compare_tables(baseline, table, terms.bootstrap, margin=terms.margin)
     except BadInput as error:
         logger.warning("%s", error)
         return None

@@ -4,6 +4,9 @@
   const byId = (id) => document.getElementById(id);
   const groups = JSON.parse(byId("data").textContent).groups;
   const state = { group: 0, run: 1, filter: "all", query: "", problem: null };
+  const MOST_CELLS = 4e6;
+  const ALIKE = 0.3;
+  const haystacks = new Map();
 
   const make = (tag, name, text) => {
     const element = document.createElement(tag);
@@ -58,8 +61,17 @@
     return solved.sort((a, b) => kept(a) - kept(b))[Math.floor(solved.length / 2)] || null;
   }
 
+  function haystack(problem) {
+    if (!haystacks.has(problem)) {
+      const said = problem.runs.filter(Boolean).map((trace) => trace.sentences.join("") + trace.answer);
+      haystacks.set(problem, [problem.id, problem.question, problem.answer, ...said].join(" ").toLowerCase());
+    }
+    return haystacks.get(problem);
+  }
+
   function matches(problem) {
-    const text = `${problem.id} ${problem.question} ${problem.answer}`.toLowerCase();
+    if (!state.query) return true;
+    const text = haystack(problem);
     return state.query.toLowerCase().split(/\s+/).every((word) => text.includes(word));
   }
 
@@ -142,24 +154,64 @@
     const pair = make("div", "pair");
     const runs = single() ? [0] : [0, state.run];
     const longest = Math.max(1, ...runs.map((run) => visible(problem.runs[run])));
-    pair.append(...runs.map((run) => column(group().runs[run].name, problem.runs[run], longest)));
-    byId("reading").replaceChildren(question, pair, key());
+    const gone = single() ? NOTHING : difference(left(problem), right(problem));
+    pair.append(...runs.map((run, i) => column(group().runs[run].name, problem.runs[run], longest, i ? NOTHING : gone)));
+    byId("reading").replaceChildren(question, pair, key(gone));
+  }
+
+  // What the second trace no longer says. `whole`: the two are alike enough to strike out other sentences as well.
+  const NOTHING = { sentences: new Set(), whole: false, compared: false };
+
+  function difference(first, second) {
+    if (!first || !second) return NOTHING;
+    const [a, b] = [first, second].map((trace) => trace.sentences.map(plain));
+    const same = common(a, b);
+    const sentences = new Set(a.keys());
+    same.forEach((i) => sentences.delete(i));
+    return { sentences, whole: same.size >= ALIKE * Math.max(1, b.length), compared: true };
+  }
+
+  const plain = (sentence) => sentence.toLowerCase().replace(/[\s.,;:!?"'*]+/g, " ").trim();
+
+  // Positions in `a` of a longest common subsequence with `b`; of long traces, of sentences found anywhere in `b`.
+  function common(a, b) {
+    const found = new Set();
+    if ((a.length + 1) * (b.length + 1) > MOST_CELLS) {
+      const there = new Set(b);
+      a.forEach((sentence, i) => { if (there.has(sentence)) found.add(i); });
+      return found;
+    }
+    const width = b.length + 1;
+    const best = new Uint16Array((a.length + 1) * width);
+    for (let i = a.length - 1; i >= 0; i--) {
+      for (let j = b.length - 1; j >= 0; j--) {
+        best[i * width + j] = a[i] === b[j]
+          ? best[(i + 1) * width + j + 1] + 1
+          : Math.max(best[(i + 1) * width + j], best[i * width + j + 1]);
+      }
+    }
+    for (let i = 0, j = 0; i < a.length && j < b.length;) {
+      if (a[i] === b[j]) { found.add(i); i++; j++; }
+      else if (best[(i + 1) * width + j] >= best[i * width + j + 1]) i++;
+      else j++;
+    }
+    return found;
   }
 
   const visible = (trace) => (trace ? trace.tokens[0] + trace.tokens[1] : 0);
 
-  function column(name, trace, longest) {
+  function column(name, trace, longest, gone) {
     const box = make("article", "trace");
     const head = make("header");
-    head.append(make("h4", "", name), badges(trace));
+    head.append(make("h3", "", name), badges(trace));
     box.append(head);
     if (!trace) {
       box.append(make("p", "silent", "This run has no trace of this problem."));
       return box;
     }
     const track = make("div", "track");
-    track.append(ribbon(trace, longest));
-    box.append(counts(trace), track, thinking(trace), answer(trace));
+    track.append(ribbon(trace, longest, gone));
+    box.append(counts(trace, gone), track, thinking(name, trace, gone), answer(trace));
     return box;
   }
 
@@ -173,7 +225,7 @@
     return box;
   }
 
-  function counts(trace) {
+  function counts(trace, gone) {
     const [think, say, probe, latent] = trace.tokens;
     const line = make("p", "counts");
     line.append(make("b", "", count(think)), ` thinking + ${count(say)} answer tokens`);
@@ -181,10 +233,12 @@
     if (latent) line.append(` + ${count(latent)} latent steps`);
     const n = trace.reflections.length;
     line.append(`, ${n === 1 ? "1 sentence looks" : `${count(n)} sentences look`} back`);
+    const removed = trace.reflections.filter((i) => gone.sentences.has(i)).length;
+    if (gone.compared && n) line.append(`, ${removed === n ? "all" : count(removed)} of them gone in the other trace`);
     return line;
   }
 
-  function ribbon(trace, longest) {
+  function ribbon(trace, longest, gone) {
     const bar = make("div", "ribbon");
     bar.setAttribute("role", "img");
     bar.setAttribute("aria-label", `${count(visible(trace))} tokens, longest of the two ${count(longest)}`);
@@ -195,10 +249,11 @@
     trace.sentences.forEach((sentence, i) => {
       const last = runs[runs.length - 1];
       const share = (sentence.length * trace.tokens[0]) / characters;
-      if (last && last.back === back.has(i)) last.size += share;
-      else runs.push({ back: back.has(i), size: share });
+      const kind = !back.has(i) ? "" : gone.sentences.has(i) ? "gone" : "looks-back";
+      if (last && last.kind === kind) last.size += share;
+      else runs.push({ kind, size: share });
     });
-    bar.append(...runs.map((run) => piece(run.back ? "looks-back" : "", run.size)), piece("says", trace.tokens[1]));
+    bar.append(...runs.map((run) => piece(run.kind, run.size)), piece("says", trace.tokens[1]));
     return bar;
   }
 
@@ -208,15 +263,19 @@
     return span;
   }
 
-  function thinking(trace) {
+  function thinking(name, trace, gone) {
     const box = make("div", "thinking");
     box.tabIndex = 0;
+    box.setAttribute("role", "region");
+    box.setAttribute("aria-label", `thinking of ${name}`);
     if (!trace.sentences.length) box.append(make("span", "silent", "no thinking"));
     const back = new Set(trace.reflections);
     trace.sentences.forEach((sentence, i) => {
-      if (!back.has(i)) return box.append(sentence);
+      const removed = gone.sentences.has(i);
+      if (!back.has(i) && !(removed && gone.whole)) return box.append(sentence);
       const text = sentence.trimEnd();
-      box.append(make("mark", "", text), sentence.slice(text.length));
+      const mark = back.has(i) ? make("mark", removed ? "gone" : "", text) : make("span", "rest-gone", text);
+      box.append(mark, sentence.slice(text.length));
     });
     return box;
   }
@@ -230,9 +289,10 @@
     return box;
   }
 
-  function key() {
+  function key(gone) {
     const box = make("div", "key");
-    [["", "thinking"], ["looks-back", "sentence that looks back (wait, check, alternatively …)"], ["says", "answer"]]
+    const removed = gone.compared ? [["gone", "sentence that looks back, gone in the other trace"]] : [];
+    [["", "thinking"], ["looks-back", "sentence that looks back (wait, check, alternatively …)"], ...removed, ["says", "answer"]]
       .forEach(([name, text]) => {
         const entry = make("span");
         entry.append(make("i", name), text);
@@ -251,6 +311,28 @@
     next.querySelector("button").click();
   }
 
+  // From the paired view into the traces of one problem; the page may not carry them.
+  function open(button) {
+    state.group = Number(button.dataset.group);
+    byId("benchmark").value = String(state.group);
+    fillMethods();
+    state.run = Number(button.dataset.run);
+    byId("method").value = String(state.run);
+    byId("search").value = state.query = "";
+    state.problem = group().problems.find((problem) => problem.id === button.dataset.open);
+    refresh();
+    byId("viewer").scrollIntoView();
+    byId("problems").querySelector("[aria-current=true]")?.focus();
+  }
+
+  function offerTraces() {
+    const carried = groups.map((each) => new Set(each.problems.map((problem) => problem.id)));
+    document.querySelectorAll("[data-open]").forEach((button) => {
+      button.disabled = !carried[Number(button.dataset.group)].has(button.dataset.open);
+      button.onclick = () => open(button);
+    });
+  }
+
   function switchTheme() {
     const root = document.documentElement;
     const system = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
@@ -265,4 +347,5 @@
   byId("problems").onkeydown = moveWithArrows;
   fillChoices();
   refresh();
+  offerTraces();
 })();

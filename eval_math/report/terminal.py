@@ -18,11 +18,15 @@ HEADS = (
     ("", "p95"),
     ("answer", "mean"),
     ("cut", "off"),
+    ("loops", ""),
     ("no", "answer"),
-    ("tokens", "/s"),
+    ("tokens per", "correct"),
     ("change vs baseline", "points [95%]"),
     ("thinking saved", "% [95%]"),
+    ("accuracy", "vs margin"),
 )
+FIXED = 10
+"""Columns that are there without a comparison too."""
 
 
 def format_table(rows: Sequence[SummaryRow], comparisons: Sequence[Comparison] = ()) -> str:
@@ -40,11 +44,64 @@ def format_table(rows: Sequence[SummaryRow], comparisons: Sequence[Comparison] =
     return "\n\n".join(blocks)
 
 
+def format_comparison(comparison: Comparison, *, most_problems: int = 20) -> str:
+    """Two runs problem by problem, in lines of plain text."""
+    c = comparison
+    margin = f"{100 * c.margin:g} points"
+    verdict = {
+        "kept": f"kept: the whole interval lies above -{margin}",
+        "lost": f"lost: the whole interval lies below -{margin}",
+        "open": f"not decided at a margin of {margin}: more problems are needed",
+    }[c.equal_accuracy]
+    chance = f", p = {c.mcnemar_p:.2g} (McNemar, exact)" if c.mcnemar_p is not None else ""
+    lines = {
+        "accuracy": f"{_percent(c.accuracy_difference, sign='+')} points{chance}",
+        "": f"{verdict}",
+        "problems": f"{c.both_right:,} right in both, {len(c.gained):,} gained, {len(c.lost):,} lost, "
+        f"{c.both_wrong:,} wrong in both",
+        "thinking": f"{_percent(c.thinking_saving)} % of the tokens saved",
+        "all tokens": f"{_percent(c.total_saving)} % saved",
+        "AES": _score(c.aes),
+        "power": _power(c),
+    }
+    head = f"{c.method} against {c.baseline} on {c.benchmark}, {c.n_problems:,} problems"
+    if c.unmatched:
+        head += f" ({c.unmatched:,} that only one of them has are left out)"
+    body = [f"  {name:<11} {text}" for name, text in lines.items()]
+    return "\n".join([head, "", *body, *_named(c, most_problems)])
+
+
+def _score(interval: Interval) -> str:
+    if math.isnan(interval.value):
+        return "-"
+    return f"{interval.value:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}] (weights 1, 3, 5; baseline 0)"
+
+
+def _power(c: Comparison) -> str:
+    if math.isnan(c.smallest_visible):
+        return "too few problems differ to say what they could show"
+    needed = c.problems_for_a_point
+    more = f"; one point would take {needed:,} problems" if needed and needed > c.n_problems else ""
+    return f"4 of 5 studies of this size see a change of {100 * c.smallest_visible:.1f} points{more}"
+
+
+def _named(c: Comparison, most: int) -> list[str]:
+    lines = []
+    for kind, ids in (("gained", c.gained), ("lost", c.lost)):
+        if ids and most:
+            more = f", and {len(ids) - most:,} more" if len(ids) > most else ""
+            lines.append(f"  {kind:<11} {', '.join(ids[:most])}{more}")
+    return lines
+
+
 def _heading(benchmark: str, rows: Sequence[SummaryRow], comparisons: Sequence[Comparison]) -> str:
     models = ", ".join(dict.fromkeys(model_name(row.model) for row in rows))
     problems = max(row.n_problems for row in rows)
     against = dict.fromkeys(c.baseline for c in comparisons)
-    paired = f"; changes are paired by problem, against {', '.join(against)}" if against else ""
+    paired = ""
+    if against:
+        margin = f"accuracy kept or lost by {100 * comparisons[0].margin:g} points"
+        paired = f"; changes are paired by problem, against {', '.join(against)}; {margin}"
     return f"{benchmark}, {problems:,} problems, model {models}{paired}"
 
 
@@ -57,10 +114,12 @@ def _cells(row: SummaryRow, comparison: Comparison | None) -> list[str]:
         number(row.thinking_tokens_p95),
         number(row.answer_tokens_mean),
         str(row.truncated),
+        str(row.looping),
         str(row.unparsable + row.timeouts + row.errors),
-        number(row.tokens_per_second),
+        number(row.tokens_per_correct),
         _percent(comparison.accuracy_difference, sign="+") if comparison else "",
         _percent(comparison.thinking_saving) if comparison else "",
+        comparison.equal_accuracy if comparison else "",
     ]
 
 
@@ -80,7 +139,7 @@ def number(value: float) -> str:
 
 def _aligned(body: Sequence[Sequence[str]]) -> list[str]:
     """Two lines of heads, a rule, the body; the first column to the left, the others to the right."""
-    used = [i for i in range(len(HEADS)) if i < 9 or any(cells[i] for cells in body)]
+    used = [i for i in range(len(HEADS)) if i < FIXED or any(cells[i] for cells in body)]
     grid = [[HEADS[i][line] for i in used] for line in (0, 1)] + [[cells[i] for i in used] for cells in body]
     widths = [max(len(cells[i]) for cells in grid) for i in range(len(used))]
     lines = [

@@ -155,7 +155,8 @@ def test_page_is_one_file_with_all_parts(tmp_path):
     links = [v for tag, a in Tags(page).tags for k, v in a.items() if k in {"src", "href"}]
     assert links == ["data:,"]
     names = [tag for tag, _ in Tags(page).tags]
-    assert names.count("svg") == 2 and names.count("table") == 1 and names.count("h1") == 1
+    # Two figures and the bar of the paired view; figures and how outputs ended.
+    assert names.count("svg") == 3 and names.count("table") == 2 and names.count("h1") == 1
     assert "75.0% fewer tokens</b> (95% interval 75.0 to 75.0)" in page
     assert "config.seed" in page
     group = payload(page)["groups"][0]

@@ -94,11 +94,66 @@ def test_figure_table_and_traces_are_there(page):
     labels = texts(page, ".wide svg .label")
     assert sorted(labels) == ["asc vector=random", "asc vector=v", "none (baseline)"]
     rows = [row.text for row in css(page, "tbody tr")]
-    assert len(rows) == 3 and "80.0\n49.0 to 94.3" in rows[0] and "50.2\n49.8 to 50.6" in rows[1]
+    assert len(rows) == 6 and "80.0\n49.0 to 94.3" in rows[0] and "50.2\n" in rows[1]
     assert len(css(page, "#problems button")) == 10
     assert len(css(page, "article.trace")) == 2
     assert "Wait, let me double-check: 3+4=7." in texts(page, ".thinking mark")
-    assert len(css(page, "details")) == 4
+    assert len(css(page, "details:not(.changed)")) == 4
+
+
+def test_sentences_that_the_method_dropped_are_struck_out(page):
+    """The baseline says thrice what the method says once."""
+    left, right = css(page, "article.trace")
+    gone = [mark.text for mark in left.find_elements("css selector", "mark.gone")]
+    assert gone == ["Wait, let me double-check: 3+4=7.", "Alternatively, 6+8=14."] * 2
+    assert len(left.find_elements("css selector", ".thinking mark:not(.gone)")) == 2
+    assert left.find_elements("css selector", ".thinking .rest-gone")
+    assert not right.find_elements("css selector", ".gone, .rest-gone")
+    assert "6 sentences look back, 4 of them gone in the other trace" in left.text
+    assert "gone in the other trace" in texts(page, "#reading > .key")[0]
+
+
+def test_every_verdict_is_counted(page):
+    head = texts(page, "table")[1].splitlines()
+    assert head[0] == "how the outputs of toy ended"
+    rows = [row.text.split() for row in css(page, "tbody tr")[3:]]
+    # n, correct, incorrect, no answer found, cut off, loops
+    assert rows[0][2:8] == ["10", "8", "1", "1", "1", "0"]
+
+
+def test_paired_view_opens_the_traces_of_a_problem(page):
+    boxes = css(page, ".paired")
+    assert [box.find_element("css selector", "h3").text for box in boxes] == [
+        "asc vector=v against none, toy",
+        "asc vector=random against none, toy",
+    ]
+    assert "8 both right" not in boxes[0].text and "7 both right" in boxes[0].text
+    assert "not decided" in boxes[0].text and "p = 1" in boxes[0].text
+    boxes[1].find_element("css selector", "details:last-child summary").click()
+    boxes[1].find_element("css selector", "button[data-open=p8]").click()
+    assert css(page, "#problems [aria-current=true] .id")[0].text == "p8"
+    assert texts(page, "article h3") == ["none", "asc vector=random"]
+    assert page.switch_to.active_element.text.startswith("p8")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1200, 390])
+def test_no_finding_of_the_accessibility_check(browser, report, scheme, width):
+    import os
+
+    if not os.environ.get("LACONIC_AXE"):
+        pytest.skip("LACONIC_AXE does not name an axe.min.js (npm install axe-core): accessibility is not checked")
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    browser.get(report.as_uri())
+    browser.execute_script(Path(os.environ["LACONIC_AXE"]).read_text(encoding="utf-8"))
+    found = browser.execute_async_script("axe.run().then(arguments[0])")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert [(v["id"], v["impact"], v["nodes"][0]["html"]) for v in found["violations"]] == []
+    assert len(found["passes"]) > 30
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
 
 
 def test_no_error_no_network_and_nothing_a_model_wrote_runs(page, report):
@@ -119,6 +174,9 @@ def test_search_filter_and_method_narrow_the_list(page):
     search.send_keys("MIA p2")
     assert texts(page, "#problems .id") == ["p2"]
     search.clear()
+    search.send_keys("alternatively p7")
+    assert texts(page, "#problems .id") == ["p7"], "the traces are searched too"
+    search.clear()
     search.send_keys("no such words")
     assert texts(page, "#problems li") == ["No problem matches."]
     search.clear()
@@ -133,10 +191,10 @@ def test_search_filter_and_method_narrow_the_list(page):
     assert "lost" in texts(page, "article.trace .badge")
     page.find_element("css selector", "#method option[value='2']").click()
     assert sorted(keep("lost")) == ["p7", "p8"] and keep("gained") == []
-    assert texts(page, "article h4") == []
+    assert texts(page, "article h3") == []
     assert texts(page, "#reading .note") == ["Nothing to read here."]
     keep("all")
-    assert texts(page, "article h4") == ["none", "asc vector=random"]
+    assert texts(page, "article h3") == ["none", "asc vector=random"]
 
 
 def test_arrow_keys_walk_the_list(page):

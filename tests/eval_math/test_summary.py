@@ -193,10 +193,14 @@ def test_table_is_aligned_and_has_each_figure_once(tmp_path):
     run = write_run(tmp_path / "run", many("1110110010", thinking=50), method="asc:strength=0.5")
     found = collect([base, run])
     lines = format_table(found.rows, found.comparisons).splitlines()
-    assert lines[0] == "toy, 10 problems, model embedded; changes are paired by problem, against none"
+    assert lines[0] == (
+        "toy, 10 problems, model embedded; changes are paired by problem, against none; "
+        "accuracy kept or lost by 2 points"
+    )
     head, steered = lines[3], lines[-1]
-    assert len(set(map(len, (lines[4], steered)))) == 1 and head.endswith("% [95%]")
+    assert len(set(map(len, (lines[4], steered)))) == 1 and head.endswith("vs margin")
     assert steered.startswith("asc ") and "75.0 [75.0, 75.0]" in steered and "+0.0 [" in steered
+    assert steered.endswith(" open")
 
 
 def test_memory_of_reading_stays_small(tmp_path):
