@@ -22,6 +22,7 @@ from .exact import (
     real_value,
 )
 from .policies import Policy
+from .series import MOST_SERIES, MOST_SYMBOLS, count_series, integer_symbols, written_out
 from .tree import Node
 
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
@@ -67,9 +68,8 @@ def same_number(a: Node, b: Node, policy: Policy) -> bool | None:
     for x, y in ((a, b), (b, a)):
         if _is_infinite(x):
             return _is_infinite(y) and (x.kind == "neg") == (y.kind == "neg")
-    if a.kind == b.kind == "series":
-        equal = a.name == b.name and all(_same_part(x, y, policy) for x, y in zip(a.args, b.args, strict=True))
-        return True if equal else None
+    if count_series(a) or count_series(b):
+        return _same_series(a, b, policy)
     try:
         return _same_exact(exact_value(a), exact_value(b), (a, b), policy)
     except NoValue:
@@ -79,8 +79,21 @@ def same_number(a: Node, b: Node, policy: Policy) -> bool | None:
     return _same_at_points(a, b)
 
 
-def _same_part(a: Node, b: Node, policy: Policy) -> bool:
-    return a == b or ("rel" not in {a.kind, b.kind} and same_number(a, b, policy) is True)
+def _same_series(a: Node, b: Node, policy: Policy) -> bool | None:
+    """Equal if all parts are; else by their terms, for a few integer values of the symbols in limits and subscripts."""
+    if a.kind == b.kind == "series" and a.name == b.name:
+        parts = zip(a.args, b.args, strict=True)
+        if all(x == y or ("rel" not in {x.kind, y.kind} and same_number(x, y, policy) is True) for x, y in parts):
+            return True
+    try:
+        names = integer_symbols(a, b)
+        if len(names) > MOST_SYMBOLS or max(count_series(a), count_series(b)) > MOST_SERIES:
+            return None
+        points = [{name: 4 + (place * 2 + shift) % 5 for place, name in enumerate(names)} for shift in range(4)]
+        results = {same_number(written_out(a, values), written_out(b, values), policy) for values in points}
+    except NoValue:
+        return None
+    return None if None in results else results == {True}
 
 
 def _is_infinite(node: Node) -> bool:

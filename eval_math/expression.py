@@ -22,7 +22,9 @@ _MARK = re.compile(
     r"|([A-Za-z]+)|(\S))"
 )
 _SEPARATORS = frozenset({",", ";", "and", "or"})
-_OPENERS = frozenset({"(", "[", "{", "\\{", "|", "\\frac", "\\sqrt", "sqrt", "\\binom", "\\lfloor", "\\lceil"})
+_OPENERS = frozenset(
+    {"(", "[", "{", "\\{", "|", "\\frac", "\\sqrt", "sqrt", "\\binom", "\\lfloor", "\\lceil", "\\sum", "\\prod"}
+)
 
 
 def parse(text: str) -> Node:

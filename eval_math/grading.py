@@ -30,6 +30,8 @@ class Verdict:
     rule: str | None = None
     normalised: tuple[str, str] | None = None
     elapsed_ms: float = 0.0
+    waited_ms: float = 0.0
+    """Of ``elapsed_ms``, waiting for a symbolic worker that is free or starting; no limit counts it."""
     truncated: bool = False
 
     @property
@@ -211,7 +213,8 @@ def _finish(begun: _Begun) -> Verdict:
         if verdicts[-1].correct:
             break
     best = min(verdicts, key=lambda verdict: _ORDER.index(verdict.status))
-    return replace(best, elapsed_ms=(time.perf_counter() - begun.started) * 1000)
+    waited = sum(verdict.waited_ms for verdict in verdicts)
+    return replace(best, elapsed_ms=(time.perf_counter() - begun.started) * 1000, waited_ms=waited)
 
 
 def _ask(question: _Question) -> Verdict:
@@ -220,7 +223,8 @@ def _ask(question: _Question) -> Verdict:
         question.prediction, question.gold, limit_seconds=policy.limit_seconds, memory_mib=policy.memory_mib
     )
     outcome = AnswerComparison.from_symbolic(answer, question.so_far.status, question.so_far.reason)
-    return replace(question.so_far, status=outcome.status, reason=outcome.reason, tier=outcome.tier)
+    waited = answer.waited_seconds * 1000
+    return replace(question.so_far, status=outcome.status, reason=outcome.reason, tier=outcome.tier, waited_ms=waited)
 
 
 def _ready(waiting: deque[Future[Verdict]], ordered: bool, most: int) -> Iterator[Verdict]:

@@ -25,7 +25,7 @@ _UNICODE = str.maketrans(
 _SIMPLE: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        (r"\\\\(?=(?:left|right|[dt]?frac|sqrt|pi|text|cdot|times|infty|begin|end)(?![A-Za-z]))", r"\\"),
+        (r"(?<!\\)\\\\(?=(?:left|right|[dt]?frac|sqrt|pi|text|cdot|times|infty|begin|end)(?![A-Za-z]))", r"\\"),
         (r"(?<=\d)(?:,\\[!,]|\s?\{,\s?\}|\\,|\\[!])\s*(?=\d{3}(?!\d))", ""),
         (r"\\[$](?:\s|\\ )*|(?<!\\)\$", ""),
         (r"\\(?:left|right|[bB]igg?[lrm]?|middle)(?![A-Za-z])\.?", ""),

@@ -37,7 +37,17 @@ def same(a: Node, b: Node, policy: Policy) -> bool | None:
     a, b = as_region(a, b), as_region(b, a)
     if a.kind in _CONTAINERS or b.kind in _CONTAINERS:
         return _same_containers(a, b, policy)
+    if _holds_container(a) != _holds_container(b):
+        return False if _is_plain_number(a) or _is_plain_number(b) else None
     return same_number(a, b, policy)
+
+
+def _is_plain_number(node: Node) -> bool:
+    try:
+        exact_value(node)
+    except NoValue:
+        return False
+    return True
 
 
 def _plain(node: Node) -> Node:
@@ -184,7 +194,9 @@ def _same_kinds(a: Node, b: Node) -> bool | None:
 
 
 def _holds_container(node: Node) -> bool:
-    return node.kind in _CONTAINERS or any(_holds_container(arg) for arg in node.args)
+    """A tuple, set or interval anywhere in the tree, as in ``-[0,1)``; the limits of a sum are none."""
+    args = node.args[2:] if node.kind == "series" else node.args
+    return node.kind in _CONTAINERS or any(_holds_container(arg) for arg in args)
 
 
 def _leaves(node: Node) -> int:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Literal
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,8 @@ class SymbolicAnswer:
     reason: str
     side: Literal["a", "b", ""] = ""
     """Which answer is unreadable, if one is."""
+    waited_seconds: float = 0.0
+    """Before the work began: for a free worker, or for one to start."""
 
 
 def compare_symbolically(a: str, b: str, *, limit_seconds: float = 2.0, memory_mib: int = 1024) -> SymbolicAnswer:
@@ -95,15 +97,23 @@ class Worker:
         """Process id of the worker (leader of its own session)."""
         return self._process.pid
 
+    def start(self) -> None:
+        """Wait until the process is ready for work.
+
+        Raises:
+            WorkerDied: it did not start.
+        """
+        if not self._ready:
+            self._read_line(START_SECONDS, "start")
+            self._ready = True
+
     def ask(self, task: dict[str, str | float | int], limit_seconds: float) -> SymbolicAnswer:
         """Send one task and wait for its answer.
 
         Raises:
             WorkerDied: no answer; the worker must be thrown away.
         """
-        if not self._ready:
-            self._read_line(START_SECONDS, "start")
-            self._ready = True
+        self.start()
         try:
             _pipe(self._process.stdin).write(json.dumps(task).encode() + b"\n")
         except OSError as error:
@@ -147,24 +157,28 @@ class WorkerPool:
 
     def ask(self, task: dict[str, str | float | int], limit_seconds: float) -> SymbolicAnswer:
         """Give a task to a free worker; a worker that dies is replaced and its task counts as lost."""
+        asked = time.monotonic()
         with self._free:
             try:
                 worker = self._take()
             except OSError as error:
                 log.warning("a symbolic worker cannot start: %s", error)
                 return SymbolicAnswer("crash", f"the symbolic worker cannot start ({error.strerror})")
+            waited = 0.0
             try:
+                worker.start()
+                waited = time.monotonic() - asked
                 answer = worker.ask(task, limit_seconds)
             except WorkerDied as error:
                 log.warning("%s; it is replaced", error)
                 self._drop(worker)
-                return SymbolicAnswer("crash", str(error))
+                return SymbolicAnswer("crash", str(error), waited_seconds=waited)
             except BaseException:
                 self._drop(worker)
                 raise
             with self._lock:
                 self._idle.append(worker)
-            return answer
+            return replace(answer, waited_seconds=waited)
 
     def pids(self) -> list[int]:
         """Process ids of the workers that live."""

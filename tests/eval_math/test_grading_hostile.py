@@ -11,8 +11,8 @@ import time
 from dataclasses import replace
 
 import pytest
-from hostile_outputs import hostile_inputs
 
+from benchmarks.hostile_outputs import hostile_inputs, made_outputs
 from eval_math.grading import equivalent, grade
 from eval_math.policies import POLICIES
 from eval_math.records import STATUSES
@@ -109,3 +109,79 @@ def test_eight_threads_agree_with_one():
     for thread in threads:
         thread.join()
     assert all(found[n] == alone for n in range(8))
+
+
+def test_made_outputs_get_the_same_verdict_in_eight_threads(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    canary = tmp_path / "canary"
+    texts = made_outputs(400, canary, seed=3)
+    assert len(texts) == 400 and sum("boxed" in text for text in texts) > 100
+
+    def status(text: str) -> str:
+        return grade(text, "x^2 + 1", policy=POLICY).status
+
+    alone = [status(text) for text in texts]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(status, texts))
+    assert all(a == b or "timeout" in (a, b) for a, b in zip(alone, together, strict=True))
+    assert len(set(alone)) > 1 and not canary.exists()
+
+
+class _Graded:
+    """A data set whose rows are graded where they are loaded."""
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> str:
+        return equivalent("\\int_0^1 2x dx", "1" if index % 2 else "2", policy=PATIENT).status
+
+
+def test_in_the_workers_of_a_data_loader():
+    from torch.utils.data import DataLoader
+
+    loaded = list(DataLoader(_Graded(), batch_size=1, num_workers=2, timeout=60))
+    assert [batch[0] for batch in loaded] == ["incorrect", "correct"] * 3
+
+
+def test_under_a_web_server():
+    import json
+    import urllib.request
+    from concurrent.futures import ThreadPoolExecutor
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    class Grader(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            row = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            body = equivalent(row["a"], row["b"], policy=PATIENT).status.encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Grader)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+
+    def ask(pair: tuple[str, str]) -> str:
+        data = json.dumps({"a": pair[0], "b": pair[1]}).encode()
+        url = f"http://127.0.0.1:{server.server_port}/"
+        with urllib.request.urlopen(urllib.request.Request(url, data=data), timeout=90) as answer:
+            return answer.read().decode()
+
+    pairs = [("\\int_0^1 2x dx", "1"), ("x^2", "x^3"), ("\\boxed{", "1")] * 4
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(ask, pairs))
+    server.shutdown()
+    server.server_close()
+    assert found[:2] == ["correct", "incorrect"] and found == found[:3] * 4
+
+
+def test_a_verdict_says_how_long_it_waited():
+    verdict = equivalent("\\int_0^1 2x dx", "1", policy=PATIENT)
+    assert verdict.correct and 0 <= verdict.waited_ms <= verdict.elapsed_ms
+    assert equivalent("1", "1").waited_ms == 0
