@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from benchmarks.coverage import STUDIES, coverage
 from eval_math.errors import BadInput
 from eval_math.statistics import (
     Bootstrap,
@@ -20,7 +21,9 @@ from eval_math.statistics import (
     mean_interval,
     percentile,
     saving_interval,
+    share_interval,
     t_quantile,
+    token_interval,
     wilson,
 )
 
@@ -146,3 +149,25 @@ def test_difference_interval_covers_the_truth(n, gained, lost):
         found = difference_interval(before, before + change, Bootstrap(draws=600))
         covered += found.low <= gained - lost <= found.high
     assert 0.92 <= covered / 300 <= 0.99
+
+
+@pytest.mark.parametrize("name", list(STUDIES))
+def test_intervals_cover_the_truth(name):
+    """A short run of the coverage benchmark; its 400 studies leave a standard error of one point."""
+    found = coverage(STUDIES[name], problems=200, studies=400, seed=1)
+    assert 0.92 <= found.value <= 0.98
+
+
+def test_tokens_reach_further_up_than_down():
+    found = token_interval([100, 120, 900])
+    assert found.low > 0 and found.high - found.value > found.value - found.low
+    plain = mean_interval(np.full(5, 7.0) + np.arange(5) * 1e-3)
+    close = token_interval(np.full(5, 7.0) + np.arange(5) * 1e-3)
+    assert (close.low, close.high) == pytest.approx((plain.low, plain.high), rel=1e-6)
+    assert token_interval([0, 0]) == mean_interval([0, 0])
+
+
+def test_shares_that_are_all_one_are_not_certain():
+    found = share_interval([1.0] * 30, FEW)
+    assert found.value == 1 and 0.9 < found.low < 1 and found.high <= 1
+    assert math.isnan(share_interval([]).value)
