@@ -35,7 +35,11 @@ COMMANDS: dict[tuple[str, ...], Entry] = {
     ("steer", "pairs"): Entry("steer_pairs", "SteerPairs", "long and short traces of the same problems"),
     ("steer", "extract"): Entry("steer_extract", "SteerExtract", "a steering vector from pairs"),
     ("steer", "sweep"): Entry("steer_sweep", "SteerSweep", "find block and strength on a dev set"),
+    ("steer", "calibrate"): Entry("steer_calibrate", "SteerCalibrate", "a strength for a budget of divergence"),
+    ("steer", "bake"): Entry("steer_bake", "SteerBake", "a model folder with a vector in its weights"),
     ("steer", "show"): Entry("steer_show", "SteerShow", "what a vector file holds"),
+    ("steer", "import"): Entry("steer_import", "SteerImport", "a vector from ASC's release, an array or GGUF"),
+    ("steer", "export-vector"): Entry("steer_export_vector", "SteerExportVector", "a vector as GGUF or .npy"),
     ("train", "embedded"): Entry("train_embedded", "TrainEmbedded", "train the reasoner that ships with laconic"),
 }
 

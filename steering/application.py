@@ -1,15 +1,17 @@
 """Adding directions to the residual stream while an engine decodes.
 
-``h <- h + step`` at the output of a block, at the states that predict the model's own output: the last prompt token
-(it predicts the first one), then every generated token that is fed back, up to the end of thinking or to the end.
+``h <- h + strength * step`` (or another operator) at the output of a block, at the states that predict the model's own
+output: the last prompt token (it predicts the first one), then every generated token that is fed back, up to the end of
+thinking or to the end.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -17,9 +19,11 @@ from weakref import WeakSet
 from cot.engine import Engine, ModelAccess, Row
 from cot.thinking import TAG_PAIRS
 from eval_math.errors import BadInput, EngineError
+from eval_math.records import Request
 
-from .counting import PromptTokens, SteerCount, Until
-from .sites import check_blocks, find_blocks, model_shape, replace_output
+from .counting import ALWAYS, PromptTokens, SteerCount, Until, Window
+from .operators import MODES, Mode, change
+from .sites import block_output, check_blocks, find_blocks, model_shape, replace_output
 
 if TYPE_CHECKING:
     import torch
@@ -30,23 +34,65 @@ logger = logging.getLogger(__name__)
 _steered_blocks: WeakSet[Any] = WeakSet()
 
 
+Steps = Mapping[int, "torch.Tensor"]
+"""Block -> step (hidden,) float32, as it is added at a strength of 1."""
+
+
 @dataclass(frozen=True)
 class Steering:
-    """What is added where: block -> step (hidden,) float32, strength already in it.
+    """What is done where.
 
     ``prompt``: also the ``last`` prompt token (it predicts the first output token), ``all`` of them, or ``none``.
     ``until``: stop before the end-of-think token is fed back, so that the answer is written unsteered, or never. With
     a tokenizer that spells the tags with several tokens there is no such token, and the answer is steered as well.
+
+    A request may choose for itself, in one batch with others: its extras ``steer_scale`` (a number that multiplies
+    ``strength``; 0 is unsteered) and ``steer_vector`` (a name in ``vectors``) win over what stands here.
     """
 
-    steps: Mapping[int, torch.Tensor]
+    steps: Steps
     prompt: PromptTokens = "last"
     until: Until = "end_of_think"
+    strength: float = 1.0
+    """Multiplies the steps; for ``ablate`` the share of the projection that is taken out."""
+    mode: Mode = "add"
+    window: Window = ALWAYS
+    vectors: Mapping[str, Steps] = field(default_factory=dict)
+    """Other steps by name, for requests that ask for them; at the same blocks."""
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise BadInput(f"steering mode {self.mode!r} is unknown; choose one of {', '.join(MODES)}")
+        if not math.isfinite(self.strength):
+            raise BadInput(f"steering strength {self.strength} given, a finite number is expected")
+        for name, steps in self.vectors.items():
+            if set(steps) != set(self.steps):
+                raise BadInput(
+                    f"vector {name!r} has steps at blocks {sorted(steps)}, the others at {sorted(self.steps)}"
+                )
 
     @property
     def idle(self) -> bool:
-        """True if every step is zero."""
-        return not any(bool(step.any()) for step in self.steps.values())
+        """True if nothing is changed unless a request asks for it."""
+        unmoved = self.strength == 0 and self.mode in {"add", "add_preserve_norm", "ablate"}
+        return unmoved or not any(bool(step.any()) for step in self.steps.values())
+
+    def chosen(self, request: Request) -> tuple[str | None, float]:
+        """Name of the steps and strength for one request.
+
+        Raises:
+            BadInput: an extra of the request is no number, or names no vector.
+        """
+        name, scale = request.extras.get("steer_vector"), request.extras.get("steer_scale", 1.0)
+        known = isinstance(name, str) and name in self.vectors
+        if name is not None and not known:
+            raise BadInput(
+                f"request {request.problem_id!r} asks for steer_vector {name!r}; known: "
+                f"{', '.join(self.vectors) or 'none'}"
+            )
+        if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
+            raise BadInput(f"request {request.problem_id!r}: steer_scale {scale!r}, a finite number is expected")
+        return (name if isinstance(name, str) else None), self.strength * float(scale)
 
 
 @contextmanager
@@ -62,7 +108,8 @@ def steer(engine: Engine, steering: Steering) -> Iterator[SteerCount]:
         EngineError: the probe moved nothing, or some decoded positions or all thinking went unsteered.
     """
     access = _access(engine)
-    count = SteerCount(steering.prompt, steering.until, prefix_cache=engine.identity.engine != "hf")
+    cached = engine.identity.engine != "hf"
+    count = SteerCount(steering.prompt, steering.until, prefix_cache=cached, window=steering.window)
     _warn_of_spelled_tags(engine, steering)
     unsteered = None if steering.idle else (_probe(engine), _probe(engine))
     with ExitStack() as stack:
@@ -78,53 +125,92 @@ def steer(engine: Engine, steering: Steering) -> Iterator[SteerCount]:
         count.raise_untouched()
 
 
-def add_step(hidden: torch.Tensor, step: torch.Tensor, spans: Sequence[tuple[Row, int, int]]) -> torch.Tensor:
-    """A new tensor: ``hidden`` with ``step`` added in float32 at the spans; other positions keep their bits.
+@dataclass(frozen=True)
+class Share:
+    """The positions of one request in a forward pass that are edited, and how."""
+
+    row: Row
+    start: int
+    stop: int
+    steps: str | None
+    strength: float
+
+
+def edit_states(
+    output: Any, shares: Sequence[Share], step_of: Callable[[str | None], torch.Tensor], how: Steering
+) -> Any:
+    """What a block returned with its states edited in float32 at the shares; other positions keep their bits.
 
     Args:
-        hidden: (batch, time, hidden) or (tokens, hidden).
-        step: (hidden,) float32.
-        spans: rows with the first and past-the-last sequence position to edit.
+        output: (batch, time, hidden) or (tokens, hidden), alone or first in a tuple; see `block_output`.
+        step_of: the step (hidden,) float32 of a name.
     """
     import torch
 
-    step = step.to(hidden.device)
-    states = hidden.reshape(-1, hidden.shape[-1])
-    places = [place for span in spans for place in _places(*span, width=hidden.shape[-2])]
-    if len(places) == len(states):
-        return (hidden.float() + step).to(hidden.dtype)
-    index = torch.tensor(places, device=hidden.device)
-    edited = (states[index].float() + step).to(hidden.dtype)
-    return states.index_copy(0, index, edited).view(hidden.shape)
+    states = block_output(output)
+    flat, width = states.reshape(-1, states.shape[-1]), states.shape[-2]
+    places = [place for share in shares for place in _places(share, width)]
+    weights = torch.tensor([[w] for share in shares for w in _weights(share, how.window)], dtype=torch.float32)
+    one = len({share.steps for share in shares}) == 1
+    steps = step_of(shares[0].steps).to(flat.device)
+    if not one:
+        steps = torch.cat([step_of(s.steps).to(flat.device).expand(s.stop - s.start, -1) for s in shares])
+    index = None if len(places) == len(flat) else torch.tensor(places)
+    chosen = flat if index is None else flat[index.to(flat.device)]
+    moved = change(how.mode, chosen.float(), steps, weights.to(flat.device))
+
+    def put(additive: torch.Tensor) -> torch.Tensor:
+        rows = additive.reshape(-1, additive.shape[-1])
+        old = rows if index is None else rows[index.to(rows.device)]
+        edited = (old.float() + moved).to(additive.dtype)
+        whole = edited if index is None else rows.index_copy(0, index.to(rows.device), edited)
+        return whole.view(additive.shape)
+
+    return replace_output(output, put)
 
 
-def _places(row: Row, start: int, stop: int, *, width: int) -> range:
-    """Where a span stands among the states of all rows, one row of ``width`` tokens after the other."""
-    first = row.offset + start - row.first_position + (row.batch_row or 0) * width
-    return range(first, first + stop - start)
+def _places(share: Share, width: int) -> range:
+    """Where a share stands among the states of all rows, one row of ``width`` tokens after the other."""
+    row = share.row
+    first = row.offset + share.start - row.first_position + (row.batch_row or 0) * width
+    return range(first, first + share.stop - share.start)
+
+
+def _weights(share: Share, window: Window) -> list[float]:
+    if window.fade_tokens is None:
+        return [share.strength] * (share.stop - share.start)
+    first = share.start - (share.row.n_prompt - 1)
+    return [share.strength * window.weight(first + i) for i in range(share.stop - share.start)]
 
 
 @dataclass(frozen=True)
 class _Edit:
     """The forward hook of one block; the first steered block also counts."""
 
-    step: torch.Tensor
-    idle: bool
+    block: int
+    steering: Steering
+    moving: frozenset[str | None]
+    """Names of the steps that are not zero at this block."""
     rows: Callable[[], list[Row]]
     count: SteerCount
     counts: bool
 
-    def __call__(self, block: Any, arguments: Any, output: Any) -> Any:
-        spans = []
-        for row in self.rows():
-            if self.counts:
-                self.count.add(row)
-            start, stop = self.count.span(row)
-            if start < stop:
-                spans.append((row, start, stop))
-        if self.idle or not spans:
-            return output
-        return replace_output(output, partial(add_step, step=self.step, spans=spans))
+    def __call__(self, module: Any, arguments: Any, output: Any) -> Any:
+        shares = [share for row in self.rows() if (share := self._share(row)) is not None]
+        return edit_states(output, shares, self._step, self.steering) if shares else output
+
+    def _share(self, row: Row) -> Share | None:
+        if self.counts:
+            self.count.add(row)
+        start, stop = self.count.span(row)
+        name, strength = self.steering.chosen(row.request)
+        if start >= stop or name not in self.moving:
+            return None
+        still = strength == 0 and self.steering.mode in {"add", "add_preserve_norm", "ablate"}
+        return None if still else Share(row, start, stop, name, strength)
+
+    def _step(self, name: str | None) -> torch.Tensor:
+        return (self.steering.steps if name is None else self.steering.vectors[name])[self.block]
 
 
 def _hook(model: Any, *, steering: Steering, rows: Callable[[], list[Row]], count: SteerCount) -> Callable[[], None]:
@@ -133,10 +219,11 @@ def _hook(model: Any, *, steering: Steering, rows: Callable[[], list[Row]], coun
     chosen = check_blocks(steering.steps, len(blocks))
     _refuse_steps(model, steering, [b for b in chosen if blocks[b] in _steered_blocks])
     handles = []
+    placed = _placed(steering, {block: next(blocks[block].parameters()).device for block in chosen})
     for block in chosen:
-        device = next(blocks[block].parameters()).device
-        step = steering.steps[block].float().to(device)
-        edit = _Edit(step, not bool(step.any()), rows, count, counts=block == chosen[0])
+        named = {None: placed.steps, **placed.vectors}
+        moving = frozenset(name for name, steps in named.items() if bool(steps[block].any()))
+        edit = _Edit(block, placed, moving, rows, count, counts=block == chosen[0])
         handles.append(blocks[block].register_forward_hook(edit))
         _steered_blocks.add(blocks[block])
 
@@ -149,13 +236,24 @@ def _hook(model: Any, *, steering: Steering, rows: Callable[[], list[Row]], coun
     return remove
 
 
+def _placed(steering: Steering, devices: Mapping[int, torch.device]) -> Steering:
+    """The same with every step in float32 on its block's device: a sharded model has several."""
+
+    def moved(steps: Steps) -> Steps:
+        return {block: step.float().to(devices[block]) for block, step in steps.items()}
+
+    vectors = {name: moved(steps) for name, steps in steering.vectors.items()}
+    return replace(steering, steps=moved(steering.steps), vectors=vectors)
+
+
 def _refuse_steps(model: Any, steering: Steering, taken: Sequence[int]) -> None:
     if taken:
         raise BadInput(
             f"block {taken[0]} is being steered already; leave that `with` block first, or add the vectors up"
         )
     width = model_shape(model).hidden_size
-    for block, step in steering.steps.items():
+    given = [entry for steps in (steering.steps, *steering.vectors.values()) for entry in steps.items()]
+    for block, step in given:
         if tuple(step.shape) != (width,):
             raise BadInput(
                 f"block {block}: a step of shape {tuple(step.shape)} given, the model's hidden_size is {width}"

@@ -21,7 +21,8 @@ from cot.method import Method
 from eval_math.errors import BadInput
 from eval_math.records import Json, unit_seed
 
-from .counting import PromptTokens, Until
+from .counting import PromptTokens, Until, Window
+from .operators import MODES, Mode
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +50,12 @@ class Asc(Method):
     """Prompt tokens to steer: last (it predicts the first output token), all, none."""
     until: Until = "end_of_think"
     """Where steering stops: end_of_think, or eos."""
+    mode: Mode = "add"
+    """add, add_preserve_norm, ablate (strength = share taken out), clamp or replace (strength = projection)."""
+    stop: int | None = None
+    """Steer only the first so many output tokens."""
+    fade: int | None = None
+    """Let the strength fall to 0 over the first so many output tokens."""
     direction: Direction = "vector"
     """vector, or a null baseline: random (of equal norm) or negative."""
     seed: int = 0
@@ -59,9 +66,11 @@ class Asc(Method):
             ("prompt", ("last", "all", "none")),
             ("until", ("end_of_think", "eos")),
             ("direction", ("vector", "random", "negative")),
+            ("mode", MODES),
         ):
             if getattr(self, field) not in known:
                 raise BadInput(f"asc: {field}={getattr(self, field)!r}, expected one of {', '.join(known)}")
+        Window(0, self.stop, self.fade)
 
     def check(self, engine: Engine) -> None:
         """Refuse a vector that does not fit the model, or has no direction at the block.
@@ -79,7 +88,12 @@ class Asc(Method):
         """
         from .application import Steering, steer
 
-        return steer(engine, Steering(self._steps(engine), self.prompt, self.until))
+        vector = self._load()
+        window = Window(0, self.stop, self.fade)
+        return steer(
+            engine,
+            Steering(self._steps(engine), self.prompt, self.until, self._strength(vector), self.mode, window),
+        )
 
     def fingerprint(self) -> dict[str, Json]:
         """Hyper-parameters with the file's defaults filled in, and a hash of the directions instead of the path."""
@@ -94,6 +108,11 @@ class Asc(Method):
             "until": self.until,
             "direction": self.direction,
             **seed,
+            **{
+                name: getattr(self, name)
+                for name in ("mode", "stop", "fade")
+                if getattr(self, name) not in ("add", None)
+            },
         }
 
     def label(self) -> str:
@@ -136,7 +155,7 @@ class Asc(Method):
         return float(strength)
 
     def _step(self, vector: SteeringVector, block: int) -> torch.Tensor:
-        step = vector.step(block, self._strength(vector))
+        step = vector.step(block, 1.0)
         if self.direction == "random":
             return _random_like(step, unit_seed(self.seed, "random direction", block))
         return -step if self.direction == "negative" else step

@@ -14,14 +14,14 @@ on generic text holds while the model breaks on its own task; besides, learning 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from eval_math.errors import BadInput
 
-from .sites import check_blocks, find_blocks, model_shape, replace_output
+from .forcing import Response, divergences, log_probabilities
+from .sites import check_blocks, find_blocks, model_shape
 
 if TYPE_CHECKING:
     import torch
@@ -55,14 +55,6 @@ class CesConfig:
                 raise BadInput(f"ces: {name}={getattr(self, name)}, at least 1 is expected")
         if self.learning_rate <= 0 or min(self.weight, self.eps, self.task_eps) < 0:
             raise BadInput("ces: a positive learning_rate, and weight, eps and task_eps of 0 or more are expected")
-
-
-@dataclass(frozen=True)
-class Response:
-    """Token ids of prompt and response; the response starts at ``start``, at least 1."""
-
-    ids: tuple[int, ...]
-    start: int
 
 
 @dataclass(frozen=True)
@@ -131,7 +123,7 @@ def learn(
 
 def energies(model: Any, vector: torch.Tensor, responses: Sequence[Response], block: int) -> torch.Tensor:
     """E_v of each response, (responses,) in nats per token."""
-    steered = _log_probabilities(model, responses, block, vector)
+    steered = log_probabilities(model, responses, block, vector)
     return _energies(steered, responses)
 
 
@@ -147,7 +139,7 @@ def _loss(  # noqa: PLR0913, PLR0917
     from torch.nn.functional import softplus
 
     responses = [side for pair in pairs for side in pair]
-    steered = _log_probabilities(model, responses, config.block, vector)
+    steered = log_probabilities(model, responses, config.block, vector)
     energy = _energies(steered, responses)
     long, short = energy[0::2], energy[1::2]
     rank = softplus(short - long).mean()
@@ -155,7 +147,7 @@ def _loss(  # noqa: PLR0913, PLR0917
     generic = vector.new_zeros(())
     if len(text) > 1:
         whole = [Response(tuple(text), 1)]
-        generic = _divergence(model, whole, _log_probabilities(model, whole, config.block, vector))
+        generic = _divergence(model, whole, log_probabilities(model, whole, config.block, vector))
     loss = rank + config.weight * (torch.relu(generic - config.eps) + torch.relu(task - config.task_eps))
     figures = [float(value.detach()) for value in (short.mean(), long.mean(), rank, generic, task)]
     return loss, CesStep(step, *figures)
@@ -184,40 +176,5 @@ def _divergence(model: Any, responses: Sequence[Response], steered: Sequence[tor
     import torch
 
     with torch.no_grad():
-        base = _log_probabilities(model, responses, None, None)
-    total = [(p.exp() * (p - q)).sum(-1) for p, q in zip(base, steered, strict=True)]
-    return torch.cat(total).mean()
-
-
-def _log_probabilities(
-    model: Any, responses: Sequence[Response], block: int | None, vector: torch.Tensor | None
-) -> list[torch.Tensor]:
-    """Log-probabilities (response tokens, vocabulary) of each response's next tokens, ``vector`` added where given."""
-    import torch
-
-    device = model.get_input_embeddings().weight.device
-    longest = max(len(response.ids) for response in responses)
-    # Padding stands on the right, where causal attention never lets a real token see it.
-    ids = torch.tensor([[*r.ids, *[0] * (longest - len(r.ids))] for r in responses], device=device)
-    where = torch.zeros(ids.shape, dtype=torch.bool, device=device)
-    for row, response in enumerate(responses):
-        where[row, response.start - 1 : len(response.ids) - 1] = True
-    with torch.inference_mode(False), _added(model, block, vector, where):
-        logits = model(input_ids=ids, use_cache=False).logits.float()
-    return [logits[row, where[row]].log_softmax(-1) for row in range(len(responses))]
-
-
-@contextmanager
-def _added(model: Any, block: int | None, vector: torch.Tensor | None, where: torch.Tensor) -> Iterator[None]:
-    if block is None or vector is None:
-        yield
-        return
-
-    def hook(module: Any, arguments: Any, output: Any) -> Any:
-        return replace_output(output, lambda hidden: hidden + (where[..., None] * vector).to(hidden.dtype))
-
-    handle = find_blocks(model)[block].register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
+        base = log_probabilities(model, responses)
+    return divergences(base, steered).mean()

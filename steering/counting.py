@@ -12,7 +12,7 @@ from typing import Literal
 from weakref import ReferenceType, ref
 
 from cot.engine import Row
-from eval_math.errors import EngineError
+from eval_math.errors import BadInput, EngineError
 from eval_math.records import Request, Trace
 
 PromptTokens = Literal["last", "all", "none"]
@@ -20,6 +20,31 @@ Until = Literal["end_of_think", "eos"]
 Key = tuple[str, int]
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Which output tokens are steered, through the states that predict them: ``start`` to ``stop`` - 1, from 0.
+
+    Prompt tokens before the last one belong to no output token; they are steered only if ``start`` is 0. With
+    ``fade_tokens`` the weight falls linearly from 1 at the first output token to 0 at that number.
+    """
+
+    start: int = 0
+    stop: int | None = None
+    fade_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        stop = self.start + 1 if self.stop is None else self.stop
+        if not 0 <= self.start < stop or (self.fade_tokens is not None and self.fade_tokens < 1):
+            raise BadInput(f"steering window {self}: 0 <= start < stop and fade_tokens of 1 or more are expected")
+
+    def weight(self, token: int) -> float:
+        """The weight at output token ``token``; negative numbers are prompt tokens."""
+        return 1.0 if self.fade_tokens is None else max(0.0, 1 - max(0, token) / self.fade_tokens)
+
+
+ALWAYS = Window()
 
 
 @dataclass
@@ -42,9 +67,12 @@ class SteerCount:
     output starts with a start tag: then from that tag on.
     """
 
-    def __init__(self, prompt: PromptTokens, until: Until, *, prefix_cache: bool = True) -> None:
+    def __init__(
+        self, prompt: PromptTokens, until: Until, *, prefix_cache: bool = True, window: Window = ALWAYS
+    ) -> None:
         self.prompt: PromptTokens = prompt
         self.until: Until = until
+        self.window = window
         self.prefix_cache = prefix_cache
         self.clear()
 
@@ -57,6 +85,8 @@ class SteerCount:
     def span(self, row: Row) -> tuple[int, int]:
         """First and past-the-last sequence position of this pass to be edited; empty unless first < last."""
         start, stop = max(self._start(row.n_prompt), row.first_position), row.first_position + row.length
+        if self.window.stop is not None:
+            stop = min(stop, row.n_prompt - 1 + self.window.stop)
         if self.until == "eos":
             return start, stop
         if _closed_in_prompt(row):
@@ -95,10 +125,18 @@ class SteerCount:
         if seen is not None and seen.closed_in_prompt:
             return 0
         if seen is not None and seen.opened_at:
-            return trace.n_prompt_tokens + trace.n_thinking_tokens - 1 - seen.opened_at
+            return self._within(seen.opened_at + 1 - trace.n_prompt_tokens, trace.n_thinking_tokens)
         thought = self.until == "end_of_think" and trace.n_thinking_tokens > 0
         decoded = trace.n_thinking_tokens if thought else trace.n_tokens
-        return max(0, decoded + {"last": 0, "all": trace.n_prompt_tokens - 1, "none": -1}[self.prompt])
+        return self._within({"last": 0, "all": 1 - trace.n_prompt_tokens, "none": 1}[self.prompt], decoded)
+
+    def _within(self, first: int, stop: int) -> int:
+        """How many of the output tokens ``first ... stop - 1`` the window holds; prompt tokens are negative."""
+        if self.window.start:
+            first = max(first, self.window.start)
+        if self.window.stop is not None:
+            stop = min(stop, self.window.stop)
+        return max(0, stop - first)
 
     def mismatches(self, traces: Iterable[Trace]) -> dict[Key, tuple[int, int]]:
         """(counted, expected) of the traces where the two differ."""
@@ -138,7 +176,8 @@ class SteerCount:
         )
 
     def _start(self, n_prompt: int) -> int:
-        return {"all": 0, "last": max(n_prompt - 1, 0), "none": n_prompt}[self.prompt]
+        start = {"all": 0, "last": max(n_prompt - 1, 0), "none": n_prompt}[self.prompt]
+        return max(start, n_prompt - 1 + self.window.start) if self.window.start else start
 
     def _follow(self, seen: _Seen, row: Row) -> None:
         """Note whether thinking is still closed by the prompt, begins anew or has ended in the output."""

@@ -21,7 +21,8 @@ from eval_math.errors import BadInput
 from eval_math.records import Pair
 
 from .asc import Asc
-from .ces import CesConfig, Response, learn
+from .ces import CesConfig, learn
+from .forcing import Response
 from .extraction import PairEncoder, Recipe, benchmark_prompt, encode_pairs, extract
 from .vector import SteeringVector, load_vector, save_vector
 

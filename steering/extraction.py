@@ -20,6 +20,7 @@ from eval_math.records import Message, Pair, Problem, Request, digest
 
 from .capture import Progress, Reading, Text, read_states
 from .estimators import ESTIMATORS
+from .forcing import Response
 from .pairs import Dropped
 from .sites import ModelShape, check_blocks, model_shape
 from .vector import SteeringVector, VectorInfo
@@ -100,6 +101,14 @@ def extract(
     return Extraction(vector, tuple(encoded.skipped))
 
 
+def long_responses(engine: Engine, pairs: Sequence[Pair], span: Span = "thinking") -> list[Response]:
+    """The long sides as responses to teacher-force: what the model would say unsteered."""
+    encoder = PairEncoder(engine, open_chat(resolve_model(engine.identity.model)), Recipe(span=span), benchmark_prompt)
+    limit = _readable(engine).apply_model(_longest)
+    found = (encoder.response(pair) for pair in pairs)
+    return [response for response in found if response is not None and len(response.ids) <= limit]
+
+
 @dataclass(frozen=True)
 class EncodedPairs:
     """Long and short texts in turn, the pairs they come from, and the pairs that do not fit."""
@@ -143,13 +152,22 @@ class PairEncoder:
         before = self.engine.prompt_ids(Request(pair.problem_id, messages=self.prompt(pair)))
         return [self._text(before, side) for side in _sides(pair, self.recipe.span, self.chat.tags.end_text)]
 
+    def response(self, pair: Pair) -> Response | None:
+        """Prompt and long side; None if nothing is said."""
+        before = self.engine.prompt_ids(Request(pair.problem_id, messages=self.prompt(pair)))
+        ids = self._ids(before, _sides(pair, self.recipe.span, self.chat.tags.end_text)[0])
+        return Response(ids, len(before)) if len(ids) > len(before) else None
+
     def _text(self, before: Sequence[int], response: str) -> Text:
+        ids = self._ids(before, response)
+        return Text(ids, tuple(self._positions(len(before), ids)))
+
+    def _ids(self, before: Sequence[int], response: str) -> tuple[int, ...]:
         opened = prompt_state(before, self.chat.tags, self.chat.decode) == "open"
         if opened and response.lstrip().startswith(self.chat.tags.start_text):
             # The template opens thinking already.
             response = response.lstrip().removeprefix(self.chat.tags.start_text).lstrip("\n")
-        ids = (*before, *self.engine.encode(response))
-        return Text(ids, tuple(self._positions(len(before), ids)))
+        return (*before, *self.engine.encode(response))
 
     def _positions(self, start: int, ids: Sequence[int]) -> Sequence[int]:
         response = range(start, len(ids))

@@ -15,7 +15,7 @@ from itertools import count
 from typing import Any, TypeVar
 
 from eval_math.errors import EngineError, LaconicError
-from eval_math.records import Finish, Request, Trace
+from eval_math.records import Finish, Request, Trace, digest
 
 from ..engine import EngineConfig, EngineIdentity, Row
 from .vllm_rows import Fed, RunnerView
@@ -169,7 +169,9 @@ class VllmEngine:
 
         parameters.output_kind = RequestOutputKind.FINAL_ONLY
         name = str(next(self._names))
-        internal = self._core.add_request(name, tokens_input(list(work.ids)), parameters)
+        # Extras may change how a prompt is computed (its own steering): its cached prefixes are then its own too.
+        salt = digest(dict(work.request.extras)) if work.request.extras else None
+        internal = self._core.add_request(name, tokens_input(list(work.ids), cache_salt=salt), parameters)
         self._running[internal] = Fed.of(work, self._desk.chat)
         self._internal_names[name] = internal
         return name

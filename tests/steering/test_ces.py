@@ -7,7 +7,8 @@ import math
 import pytest
 
 from eval_math.errors import BadInput
-from steering.ces import CesConfig, CesStep, Response, _short_suffers, energies, learn
+from steering.ces import CesConfig, CesStep, _short_suffers, energies, learn
+from steering.forcing import Response
 
 torch = pytest.importorskip("torch")
 

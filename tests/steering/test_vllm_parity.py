@@ -91,6 +91,25 @@ def test_greedy_tokens_agree_and_every_decoded_token_is_steered(hf, vllm, reques
     assert found[0] == found[1] != plain
 
 
+def test_requests_of_one_batch_choose_for_themselves(hf, vllm, requests, step):
+    """Strengths 0, +, - and two vectors beside each other, prompts steered too: as one by one, and as in hf."""
+    other = torch.roll(step, 11)
+    extras = [{}, {"steer_scale": 0.0}, {"steer_scale": -0.7}, {"steer_vector": "other"}]
+    mixed = [replace(requests[i // 4], problem_id=f"r{i}", extras=extras[i % 4]) for i in range(8)]
+    steering = Steering({BLOCK: step}, "all", "eos", vectors={"other": {BLOCK: other}})
+    found = []
+    for engine in (hf, vllm):
+        with steer(engine, steering) as count:
+            found.append(ids(engine.generate(mixed)))
+        assert count.gaps == 0
+    assert found[0] == found[1]
+    for place, one in enumerate(({BLOCK: step}, {BLOCK: 0 * step}, {BLOCK: -0.7 * step}, {BLOCK: other})):
+        with steer(vllm, Steering(one, "all", "eos")):
+            alone = ids(vllm.generate([replace(requests[0], problem_id="alone")]))
+        assert alone["alone"] == found[1][f"r{place}"]
+    assert len({found[1][f"r{i}"] for i in range(4)}) >= 3
+
+
 def test_strength_zero_and_leaving_restore_vllm(vllm, requests, step):
     items = [(vllm.prompt_ids(r), vllm.encode("So 3+4=7.")) for r in requests]
     plain = vllm.score(items)
