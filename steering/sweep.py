@@ -1,7 +1,9 @@
 """Where and how strongly to steer: block x strength on a dev set, each point a run folder of its own.
 
-The chosen point has the fewest thinking tokens among those whose accuracy is at most ``margin`` below the unsteered
-run's. Points that are stored already are read, not run again.
+A point is able if its accuracy is at most ``margin`` below the unsteered run's and the paired comparison does not say
+that more was lost. Among able points those that have *kept* accuracy (see `equality`) come first, if the dev set is
+large enough to tell; of these the one with the fewest thinking tokens is chosen. Points that are stored already are
+read, not run again. A heat map of the grid is drawn as sweep.svg.
 """
 
 from __future__ import annotations
@@ -13,9 +15,12 @@ from pathlib import Path
 from cot.engine import Engine
 from cot.evaluate import EvalConfig, evaluate_into
 from cot.method import Method
+from eval_math.equality import Equality
 from eval_math.errors import BadInput
-from eval_math.files import write_json
+from eval_math.files import write_atomic, write_json
+from eval_math.paired import compare
 from eval_math.records import Json, Problem
+from eval_math.report.curve import Cell, draw_heat_map
 from eval_math.summary import SummaryRow, figures_json
 
 from .asc import Asc
@@ -52,6 +57,8 @@ class Point:
     block: int
     strength: float
     run: SummaryRow | None
+    accuracy: Equality = "open"
+    """Whether accuracy was kept, against the unsteered run, at the sweep's margin."""
 
 
 @dataclass(frozen=True)
@@ -95,39 +102,82 @@ def sweep(  # noqa: PLR0913, PLR0917
     def run(name: str, method: Method) -> SummaryRow:
         return evaluate_into(out / name, problems, method, engine, evaluation)
 
+    def run_point(block: int, strength: float, method: Method) -> Point:
+        name = f"block{block}_strength{strength:g}"
+        row = run(name, method)
+        paired = compare(out / "base", out / name, margin=config.margin)
+        return Point(block, strength, row, paired.equal_accuracy)
+
     base = run("base", Method())
-    points = _run_grid(vector, blocks, config, base, run)
+    points = _run_grid(vector, blocks, config, base, run_point)
     best = choose(base, points, config.margin)
     result = SweepResult(base, tuple(points), best, _save_tuned(loaded, best, out))
     write_json(out / "sweep.json", sweep_json(result, config))
+    write_atomic(out / "sweep.svg", heat_map(result))
     return result
 
 
 def _run_grid(
-    vector: Path, blocks: Sequence[int], config: SweepConfig, base: SummaryRow, run: Callable[[str, Method], SummaryRow]
+    vector: Path,
+    blocks: Sequence[int],
+    config: SweepConfig,
+    base: SummaryRow,
+    run_point: Callable[[int, float, Method], Point],
 ) -> list[Point]:
     points: list[Point] = []
     for block in blocks:
         hopeless = False
         for strength in sorted(set(config.strengths)):
             method = Asc(str(vector), block, strength, config.prompt, config.until)
-            point = Point(block, strength, None if hopeless else run(f"block{block}_strength{strength:g}", method))
+            point = Point(block, strength, None) if hopeless else run_point(block, strength, method)
             hopeless = point.run is None or point.run.accuracy < base.accuracy - config.give_up
             points.append(point)
     return points
 
 
 def choose(base: SummaryRow, points: Sequence[Point], margin: float) -> Point | None:
-    """The shortest point with accuracy >= base - margin that thinks less than the baseline, if any."""
+    """The shortest able point that thinks less than the baseline, of those with accuracy kept if there are any."""
     # Accuracies are means of 0 and 1: the slack keeps a loss of exactly the margin inside it.
     able = [
-        (point.run.thinking_tokens_mean, -point.run.accuracy, point.strength, point.block, point)
+        (
+            point.accuracy != "kept",
+            point.run.thinking_tokens_mean,
+            -point.run.accuracy,
+            point.strength,
+            point.block,
+            point,
+        )
         for point in points
         if point.run is not None
+        and point.accuracy != "lost"
         and point.run.accuracy >= base.accuracy - margin - 1e-9
         and point.run.thinking_tokens_mean < base.thinking_tokens_mean
     ]
-    return min(able, key=lambda entry: entry[:4])[4] if able else None
+    return min(able, key=lambda entry: entry[:5])[5] if able else None
+
+
+def heat_map(result: SweepResult) -> str:
+    """The grid as SVG: darker fields save more thinking tokens; each shows accuracy and mean thinking tokens."""
+    strengths = sorted({point.strength for point in result.points})
+    found = {(point.block, point.strength): point for point in result.points}
+    rows = {
+        f"block {block}": [_heat(found[block, strength], result) for strength in strengths]
+        for block in sorted({point.block for point in result.points})
+    }
+    base = result.base
+    title = (
+        f"Accuracy % and thinking tokens by block and strength; unsteered {100 * base.accuracy:.1f} at "
+        f"{base.thinking_tokens_mean:.1f} (n={base.n})"
+    )
+    return draw_heat_map(title, rows, [f"{strength:g}" for strength in strengths])
+
+
+def _heat(point: Point, result: SweepResult) -> Cell:
+    if point.run is None:
+        return Cell(None, ("not run",))
+    saved = 1 - point.run.thinking_tokens_mean / result.base.thinking_tokens_mean
+    lines = (f"{100 * point.run.accuracy:.1f}", f"{point.run.thinking_tokens_mean:.0f} tokens")
+    return Cell(saved, lines, point is result.best)
 
 
 def sweep_json(result: SweepResult, config: SweepConfig) -> dict[str, Json]:

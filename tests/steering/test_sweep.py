@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import fields, replace
+from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import pytest
 
@@ -41,6 +43,18 @@ def test_choice_is_the_shortest_within_the_margin():
     assert choose(base, [*points, tie], 0.01) == tie
 
 
+def test_points_that_kept_accuracy_come_first_and_lost_ones_never():
+    base = row(0.9, 100)
+    kept, open_, lost = (
+        Point(1, 0.2, row(0.9, 80), "kept"),
+        Point(1, 0.3, row(0.9, 50)),
+        Point(1, 0.4, row(0.9, 20), "lost"),
+    )
+    assert choose(base, [kept, open_, lost], 0.02) == kept
+    assert choose(base, [open_, lost], 0.02) == open_
+    assert choose(base, [lost], 0.02) is None
+
+
 @pytest.fixture
 def vector(engine, pairs, tmp_path):
     save_vector(extract(engine, pairs).vector, tmp_path / "v.safetensors")
@@ -56,6 +70,8 @@ def test_sweep_end_to_end_and_again_without_running(engine, vector, tmp_path, mo
     stored = json.loads((tmp_path / "s" / "sweep.json").read_text())
     assert len(stored["points"]) == 4 and stored["config"]["strengths"] == [0.5, 0.25]
     assert "0.25" in format_grid(result) and "unsteered" in format_grid(result)
+    words = "".join(ElementTree.fromstring((tmp_path / "s" / "sweep.svg").read_text()).itertext())
+    assert "block 2" in words and "tokens" in words
 
     def never(*arguments, **more):
         raise AssertionError("a stored point was run again")
@@ -83,6 +99,7 @@ def test_stronger_points_of_a_lost_block_are_not_run(engine, vector, tmp_path, m
         return row(accuracy[folder.name], 100 - len(ran))
 
     monkeypatch.setattr("steering.sweep.evaluate_into", instead)
+    monkeypatch.setattr("steering.sweep.compare", lambda *runs, margin: SimpleNamespace(equal_accuracy="open"))
     problems = load("embedded", split="dev", limit=1)
     result = sweep(engine, problems, vector, tmp_path / "s", CONFIG, EVALUATION)
     assert ran == list(accuracy)
