@@ -73,10 +73,8 @@ def folders(tmp_path_factory, model_folders):
         **old, torch_dtype="float32", sliding_window=4096, use_sliding_window=False,
     )  # fmt: skip
     for folder in made.values():
-        for file in model_folders["qwen2"].glob("*token*"):
-            shutil.copy(file, folder)
-        for file in model_folders["qwen2"].glob("chat_template*"):
-            shutil.copy(file, folder)
+        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            shutil.copy(model_folders["qwen2"] / name, folder)
     return made
 
 
@@ -86,7 +84,8 @@ def vector_for(folder, blocks=(1,), size=3.0, strength=0.5, **info):
     random = torch.Generator().manual_seed(3)
     directions = {b: size * torch.randn(width, generator=random) / width**0.5 for b in blocks}
     about = {"model_id": folder.name, "model_type": config["model_type"], "hidden_size": width, "num_layers": layers}
-    return SteeringVector(directions, VectorInfo(**{**about, "gamma": strength, **info}, apply_layers=tuple(blocks), extract_layers=tuple(blocks)))  # fmt: skip # noqa: E501
+    about |= {"gamma": strength, "apply_layers": tuple(blocks), "extract_layers": tuple(blocks)}
+    return SteeringVector(directions, VectorInfo(**{**about, **info}))
 
 
 def load(folder, **options):
@@ -99,10 +98,9 @@ def load(folder, **options):
 def hooked(model, vector, strength=None):
     """The reference: every position, without the library."""
     gamma = vector.info.gamma if strength is None else strength
-    handles = []
-    for block in vector.info.apply_layers:
-        step = gamma * vector.directions[block]
-        handles.append(model.model.layers[block].register_forward_hook(lambda m, a, output, step=step: output + step))
+    steps = {block: gamma * vector.directions[block] for block in vector.info.apply_layers}
+    blocks = model.model.layers
+    handles = [blocks[b].register_forward_hook(lambda m, a, output, s=step: output + s) for b, step in steps.items()]
     yield model
     for handle in handles:
         handle.remove()
@@ -257,16 +255,8 @@ def test_the_card_and_the_companion_files(folders, tmp_path):
     vector = vector_for(folder, estimator="mean_diff", n_pairs=12)
     out = bake(folder, vector, tmp_path / "out").folder
     card = (out / "README.md").read_text()
-    for said in (
-        vector.digest(),
-        "base-model",
-        "block(s), from 0 | 1",
-        "0.5",
-        "12 pairs",
-        "All prompt tokens",
-        "answer",
-    ):
-        assert said in card
+    shown = (vector.digest(), "base-model", "block(s), from 0 | 1", "| 0.5", "12 pairs", "All prompt tokens", "answer")
+    assert [said for said in shown if said not in card] == []
     assert str(tmp_path) not in card
     for name in ("LICENSE", "generation_config.json", "chat_template.jinja", "tokenizer.json"):
         assert (out / name).read_bytes() == (folder / name).read_bytes()
@@ -357,7 +347,7 @@ def test_an_interrupted_run_leaves_nothing(folders, tmp_path, monkeypatch, error
     monkeypatch.setattr("steering.bake._copy_files", stop)
     with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else StoreError):
         bake(folders["llama"], vector_for(folders["llama"]), tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
+    assert not list(tmp_path.iterdir())
 
 
 def test_pushing_offline_is_one_clear_error(folders, tmp_path):
