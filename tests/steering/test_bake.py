@@ -162,8 +162,7 @@ def test_configuration_carries_over(folders, tmp_path, kind):
     assert getattr(after, "sliding_window", None) is None
     _, info = AutoModelForCausalLM.from_pretrained(baked.folder, output_loading_info=True)
     assert not any(info.values()), info
-    if extra:
-        assert after.layer_types == ["full_attention"] * 5
+    assert not extra or after.layer_types == ["full_attention"] * 5
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -202,7 +201,7 @@ def test_the_inserted_block_adds_the_step_and_nothing_else(tmp_path, dtype, atte
     assert bool((error <= least * (1 + step.double().abs() + after.double().abs())).all())
 
 
-def test_shards_stay_shards(folders, tmp_path):
+def test_shards_stay_shards(tmp_path):
     for kind in ("llama", "qwen3"):
         folder = save_random(kind, tmp_path / kind, max_shard_size="150KB")
         vector = vector_for(folder, (0, 3))
@@ -398,5 +397,4 @@ def test_vllm_reads_the_folder(folders, tmp_path, kind):
         reference.close()
         engine.close()
     flat = [torch.tensor([x for row in rows for x in row]) for rows in (plain, found, expected)]
-    error = farthest(flat[1], flat[2])
-    assert error < 1e-4 and farthest(flat[0], flat[2]) > 100 * error
+    assert farthest(flat[1], flat[2]) < min(1e-4, farthest(flat[0], flat[2]) / 100)
