@@ -103,7 +103,7 @@ def _read(answer: str) -> Side:
         return Side(key, word=word_key(cleaned))
     try:
         return Side(key, tree=parse(cleaned))
-    except (Unreadable, RecursionError) as error:
+    except (Unreadable, RecursionError, ValueError, ArithmeticError) as error:
         return Side(key, problem=str(error) or "nested too deeply")
 
 
@@ -131,7 +131,7 @@ def _compare_trees(left: Side, right: Side, policy: Policy) -> AnswerComparison:
         return AnswerComparison(status, "string", reason, left.key, right.key, decided=not undecided)
     try:
         result = same(left.tree, right.tree, policy)
-    except (NoValue, RecursionError) as error:
+    except (NoValue, RecursionError, ValueError, ArithmeticError) as error:
         log.debug("not comparable: %s", error)
         result = None
     if result is None:

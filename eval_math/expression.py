@@ -170,9 +170,9 @@ class _Parser:
     def mixed(self) -> Node | None:
         """A mixed number ``1 1/2`` or ``1\\frac{4}{5}``, if one starts here."""
         whole, start = self.peek(), self.at
-        if not whole.isdigit():
+        if not whole.isdecimal():
             return None
-        if self.peek(1).isdigit() and self.peek(2) == "/" and self.peek(3).isdigit():
+        if self.peek(1).isdecimal() and self.peek(2) == "/" and self.peek(3).isdecimal():
             self.at += 4
             part = Node("div", (number(self.marks[start + 1]), number(self.marks[start + 3])))
             return Node("add", (number(whole), part))
@@ -188,7 +188,7 @@ class _Parser:
     def starts_atom(self, mark: str) -> bool:
         if not mark or mark == "|":
             return mark == "|" and self.bars == 0
-        if mark in _OPENERS or mark in CONSTANTS or mark[0].isdigit() or (mark[0] == "." and len(mark) > 1):
+        if mark in _OPENERS or mark in CONSTANTS or mark[0].isdecimal() or (mark[0] == "." and len(mark) > 1):
             return True
         if mark[0] == "\\":
             name = mark[1:]
@@ -233,7 +233,7 @@ class _Parser:
         label = "".join(t for t in self.marks[start : self.at] if t not in {"{", "}"})
         if node.kind == "sym" or (node.kind == "const" and node.name in {"e", "i"}):
             return Node("sym", name=f"{node.name}_{label}")
-        if node.kind == "num" and label.isdigit() and 2 <= int(label[:3]) <= 36:
+        if node.kind == "num" and label.isdecimal() and 2 <= int(label[:3]) <= 36:
             return node if label == "10" else Node("base", name=label, value=node.value)
         raise Unreadable("a subscript on an expression")
 
@@ -254,7 +254,7 @@ class _Parser:
         return node
 
     def atom_of(self, mark: str) -> Node:
-        if mark[0].isdigit() or (mark[0] == "." and len(mark) > 1):
+        if mark[0].isdecimal() or (mark[0] == "." and len(mark) > 1):
             return self.repeating(mark) if self.peek() == "\\overline" else number(mark)
         if mark in CONSTANTS:
             return Node("const", name=CONSTANTS[mark])
@@ -285,7 +285,7 @@ class _Parser:
         self.expect("{")
         period = self.take()
         self.expect("}")
-        if not period.isdigit() or len(period) > 50 or "." not in mark:
+        if not period.isdecimal() or len(period) > 50 or "." not in mark:
             raise Unreadable("a repeating part that is no digits")
         start = number(mark.rstrip(".") or "0")
         places = len(mark) - mark.index(".") - 1
@@ -297,7 +297,7 @@ class _Parser:
         mark = self.peek()
         if mark == "{":
             return self.braced()
-        if mark.isdigit() and len(mark) > 1:
+        if mark.isdecimal() and len(mark) > 1:
             self.marks[self.at] = mark[1:]
             return number(mark[0])
         return self.atom()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from cot.engine import Engine
     from eval_math.records import Pair
+    from steering.ces import CesStep
     from steering.extraction import Extraction
+    from steering.vector import SteeringVector
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,15 @@ class SteerExtract:
     """Blocks to read, from 0: all, 3, 1,2,5 or 8-12."""
     out: Path = Path("vector.safetensors")
     """The vector file."""
-    pooling: Literal["last", "mean_response", "boundary"] = "last"
-    """last: the final token of a side. mean_response: all its tokens. boundary: those that end a sentence or line."""
+    pooling: Literal["last", "mean_response", "first_k", "boundary"] = "last"
+    """last: the final token of a side. mean_response: all its tokens. first_k: the first 16. boundary: those that end a
+    sentence or line."""
+    estimator: Literal["mean_diff", "median", "pca_center", "ces"] = "mean_diff"
+    """How pairs become a direction: their mean, median or first component, or learned (contrastive energy, ASC-CES)."""
+    steps: int = 300
+    """Of learning a vector (ces)."""
+    faithful: bool = False
+    """ces as in its paper: without the bound on the task's own responses and without the early end."""
     span: Literal["thinking", "response"] = "thinking"
     """Read a side up to the end of thinking where both sides have one, or the whole response."""
     max_tokens: int | None = None
@@ -75,13 +85,37 @@ def _extract(command: SteerExtract, pairs: list[Pair]) -> Extraction:
         recipe = Recipe(
             parse_blocks(command.blocks, engine_shape(engine).num_layers),
             pooling=command.pooling,
+            estimator="mean_diff" if command.estimator == "ces" else command.estimator,
             span=command.span,
             batch_tokens=command.batch_tokens,
             max_tokens=command.max_tokens,
         )
-        return extract(engine, pairs, recipe, on_progress=_show_progress)
+        found = extract(engine, pairs, recipe, on_progress=_show_progress)
+        if command.estimator != "ces":
+            return found
+        return replace(found, vector=_learned(command, engine, pairs, found.vector))
     finally:
         engine.close()
+
+
+def _learned(command: SteerExtract, engine: Engine, pairs: list[Pair], like: SteeringVector) -> SteeringVector:
+    from steering.ces import CesConfig
+    from steering.learned import learn_vector
+
+    # A learned direction costs a training run for each block: without a choice, only the vector's default block.
+    blocks = sorted(like.directions) if command.blocks != "all" else list(like.info.apply_layers)
+    configs = [CesConfig(block, steps=command.steps, faithful=command.faithful) for block in blocks]
+    return learn_vector(engine, pairs, like, configs, _show_energies)
+
+
+def _show_energies(step: CesStep) -> None:
+    import sys
+
+    if sys.stderr.isatty() and step.step % 20 == 0:
+        print(
+            f"  step {step.step}: short {step.short:.3f}, long {step.long:.3f} nats per token; changed {step.task:.3f}",
+            file=sys.stderr,
+        )
 
 
 def _show_progress(done: int, total: int) -> None:

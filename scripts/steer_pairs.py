@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from steering.pairs import PairSet
@@ -16,6 +16,10 @@ class SteerPairs:
 
     runs: tuple[Path, ...] = ()
     """Run folders: one with several samples per problem, or several, e.g. a verbose and a concise one."""
+    short: Literal["self", "solution", "writer"] = "self"
+    """Where the short side comes from: the same runs, the benchmark's solutions, or --short-runs."""
+    short_runs: tuple[Path, ...] = ()
+    """Run folders of another writer, e.g. of `laconic eval --engine openai --method concise`."""
     file: Path | None = None
     """JSON lines with problem (or question), long, short; gold or answer, if there, is used for grading."""
     out: Path = Path("pairs.jsonl")
@@ -57,9 +61,23 @@ def run(command: SteerPairs) -> int:
 
 
 def _from_runs(command: SteerPairs) -> PairSet:
-    from steering.pairs import PairRules, make_pairs
+    from cot.chat import open_chat, resolve_model
+    from eval_math.errors import BadInput
+    from steering.pairs import PairRules, make_pairs, pairs_from_solutions, pairs_from_writer
 
-    return make_pairs(command.runs, PairRules(command.ratio_max, command.max_tokens))
+    rules = PairRules(command.ratio_max, command.max_tokens)
+    if (command.short == "writer") != bool(command.short_runs):
+        raise BadInput("--short writer and --short-runs FOLDER... belong together")
+    if command.short == "self":
+        return make_pairs(command.runs, rules)
+    chat = open_chat(resolve_model(command.model))
+
+    def n_tokens(text: str) -> int:
+        return len(chat.encode(text))
+
+    if command.short == "solution":
+        return pairs_from_solutions(command.runs, n_tokens, rules)
+    return pairs_from_writer(command.runs, command.short_runs, n_tokens, rules)
 
 
 def _from_file(command: SteerPairs) -> PairSet:

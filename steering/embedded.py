@@ -9,21 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cot.budget import Cut
-from cot.chat import open_chat, resolve_model
 from cot.embedded.card import CardPlan, Part, Record, Rounds, Table, decoding_name, finding_row
 from cot.embedded.probes import Finding, Probe, saving
 from cot.embedded.problems import EmbeddedProblem, make_problems
 from cot.embedded.traces import write_trace
-from cot.engine import Engine, EngineConfig, ModelAccess
+from cot.engine import Engine, EngineConfig
 from cot.engines import open_engine
 from cot.method import Method
-from eval_math.errors import BadInput
 from eval_math.records import Pair
 
 from .asc import Asc
-from .ces import CesConfig, learn
-from .forcing import Response
-from .extraction import PairEncoder, Recipe, benchmark_prompt, encode_pairs, extract
+from .ces import CesConfig
+from .extraction import Recipe, extract
+from .learned import learn_vector
 from .vector import SteeringVector, load_vector, save_vector
 
 log = logging.getLogger(__name__)
@@ -120,26 +118,9 @@ def _read_vector(engine: Engine, pairs: Sequence[Pair], reading: str) -> Steerin
     """One reading of the pairs; its strength counts in shares of the residual norm."""
     vector = extract(engine, pairs, READINGS.get(reading, READINGS[PAPER])).vector
     vector = replace(vector, info=replace(vector.info, gamma_unit="resid"))
-    return learn_vector(engine, pairs, vector) if reading == LEARNED else vector
-
-
-def learn_vector(engine: Engine, pairs: Sequence[Pair], like: SteeringVector) -> SteeringVector:
-    """A learned direction at each of the last two blocks, with the metadata and norms of ``like``."""
-    if not isinstance(engine, ModelAccess):
-        raise BadInput(f"engine {engine.identity.engine!r}: its model is not in this process; use engine hf")
-    chat = open_chat(resolve_model(engine.identity.model))
-    encoded = encode_pairs(PairEncoder(engine, chat, Recipe(pooling="mean_response"), benchmark_prompt), pairs, 4096)
-    texts = [Response(text.ids, text.positions[0]) for text in encoded.texts]
-    examples = list(zip(texts[0::2], texts[1::2], strict=True))
-    generic = [text.ids[: text.start] for text in texts[0::2]]
-    directions = {}
-    for block in sorted(like.directions)[-2:]:
-        config = replace(LEARNING, block=block)
-        found = engine.apply_model(lambda model, config=config: learn(model, examples, config, generic))
-        log.info("learned vector at block %d: %s after %d steps", block, found.log[-1], len(found.log))
-        directions[block] = found.vector
-    info = replace(like.info, estimator="ces", apply_layers=(max(directions),), extract_layers=tuple(directions))
-    return replace(like, directions=directions, pairs={}, info=info)
+    if reading != LEARNED:
+        return vector
+    return learn_vector(engine, pairs, vector, [replace(LEARNING, block=b) for b in sorted(vector.directions)[-2:]])
 
 
 def _slug(name: str) -> str:

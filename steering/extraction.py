@@ -25,7 +25,7 @@ from .pairs import Dropped
 from .sites import ModelShape, check_blocks, model_shape
 from .vector import SteeringVector, VectorInfo
 
-Pooling = Literal["last", "mean_response", "boundary"]
+Pooling = Literal["last", "mean_response", "first_k", "boundary"]
 Span = Literal["response", "thinking"]
 MakePrompt = Callable[[Pair], tuple[Message, ...]]
 
@@ -41,7 +41,10 @@ class Recipe:
     blocks: tuple[int, ...] | None = None
     """Blocks to read, from 0; None = all."""
     pooling: Pooling = "last"
-    """last: the final token. mean_response: all of them. boundary: tokens that end a sentence, line or step."""
+    """last: the final token. mean_response: all of them. first_k: the first ``first_tokens`` of them. boundary: tokens
+    that end a sentence, line or step."""
+    first_tokens: int = 16
+    """Tokens that ``first_k`` reads."""
     span: Span = "thinking"
     """How far a side is read: up to the end of thinking where both sides have one, or the whole response. By its end an
     answer has washed out how it was reached."""
@@ -54,8 +57,10 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.estimator not in ESTIMATORS:
             raise BadInput(f"estimator {self.estimator!r} is unknown; choose one of {', '.join(ESTIMATORS)}")
-        if self.batch_tokens < 1:
-            raise BadInput(f"batch_tokens: {self.batch_tokens} given, at least 1 expected")
+        if self.batch_tokens < 1 or self.first_tokens < 1:
+            raise BadInput(
+                f"batch_tokens {self.batch_tokens}, first_tokens {self.first_tokens} given, at least 1 expected"
+            )
 
 
 @dataclass(frozen=True)
@@ -175,6 +180,8 @@ class PairEncoder:
             return response[-1:]
         if self.recipe.pooling == "mean_response":
             return response
+        if self.recipe.pooling == "first_k":
+            return response[: self.recipe.first_tokens]
         return [start - 1, *(p for p in response if self._ends_unit(ids[p]))]
 
     def _ends_unit(self, token: int) -> bool:

@@ -89,12 +89,81 @@ def make_pairs(runs: Sequence[Path], rules: PairRules = PairRules()) -> PairSet:
     Raises:
         BadInput: a folder lacks a file, a line is malformed, or runs disagree about a problem; names file and line.
     """
+    return _filter((pool.candidate() for pool in _pools(runs).values()), rules)
+
+
+def _pools(runs: Sequence[Path]) -> dict[str, _Pool]:
     if not runs:
         raise BadInput("no run folders given; expected at least one, made by `laconic eval`")
     pools: dict[str, _Pool] = {}
     for run in runs:
         _read_run(Path(run), pools)
-    return _filter((pool.candidate() for pool in pools.values()), rules)
+    return pools
+
+
+def pairs_from_solutions(
+    runs: Sequence[Path], n_tokens: Callable[[str], int], rules: PairRules = PairRules()
+) -> PairSet:
+    """Per problem the longest correct trace, and the benchmark's own solution as the short side.
+
+    A solution is not what the model would say, so the vector holds its style beside its length. Where the long side has
+    a think block, the solution stands in one too.
+
+    Args:
+        n_tokens: counts a text's tokens, with the tokenizer of the model to be steered.
+
+    Raises:
+        BadInput: as `make_pairs`, or no problem has a solution.
+    """
+    pools = _pools(runs)
+    if not any(pool.problem.solution for pool in pools.values()):
+        raise BadInput(
+            f"{runs[0]}: no problem has a solution; use a benchmark that has them (gsm8k, math), or --runs alone"
+        )
+    return _filter(
+        (_against(pool, pool.problem.solution or "", "solution", n_tokens) for pool in pools.values()), rules
+    )
+
+
+def pairs_from_writer(
+    runs: Sequence[Path], short_runs: Sequence[Path], n_tokens: Callable[[str], int], rules: PairRules = PairRules()
+) -> PairSet:
+    """Per problem the longest correct trace of ``runs`` and the shortest correct answer of another writer.
+
+    Args:
+        short_runs: run folders of the writer, say of ``laconic eval --engine openai --method concise``.
+        n_tokens: counts a text's tokens, with the tokenizer of the model to be steered.
+
+    Raises:
+        BadInput: as `make_pairs`.
+    """
+    pools, writers = _pools(runs), _pools(short_runs)
+
+    def candidate(pool: _Pool) -> Dropped | Pair:
+        writer = writers.get(pool.problem.id)
+        short = writer.short.answer_text if writer is not None and writer.short is not None else ""
+        return _against(pool, short, "writer", n_tokens)
+
+    return _filter(map(candidate, pools.values()), rules)
+
+
+def _against(pool: _Pool, short: str, source: str, n_tokens: Callable[[str], int]) -> Dropped | Pair:
+    """The pool's longest trace against a text of somebody else."""
+    long = pool.long.text if pool.long else ""
+    end = next((end for _, end in TAG_PAIRS if end in long), None)
+    pair = Pair(
+        problem_id=pool.problem.id,
+        question=pool.problem.question,
+        long=long,
+        short=f"{short.strip()}\n{end}" if end and short.strip() else short,
+        source=f"{source}:{pool.problem.benchmark}",
+        n_long_tokens=pool.long.n_tokens if pool.long else 0,
+        n_short_tokens=n_tokens(short),
+    )
+    if pool.long is None:
+        fault = pool.failed.most_common(1)[0][0] if pool.failed else "empty"
+        return Dropped(pair, fault, f"no usable long trace in {pool.samples} samples")
+    return pair if short.strip() else Dropped(pair, "empty", f"no {source} for this problem")
 
 
 def pairs_from_file(

@@ -185,3 +185,12 @@ def test_a_verdict_says_how_long_it_waited():
     verdict = equivalent("\\int_0^1 2x dx", "1", policy=PATIENT)
     assert verdict.correct and 0 <= verdict.waited_ms <= verdict.elapsed_ms
     assert equivalent("1", "1").waited_ms == 0
+
+
+@pytest.mark.parametrize(
+    "text", ["¹", "x¹", "²/³", "\\frac{¹}{2}", "①", "½", "\\begin{pmatrix}¹\\end{pmatrix}", "5_¹", "٣", "१२", "𝟛"]
+)
+def test_digits_of_other_kinds_raise_nothing(text):
+    """Superscripts and circled digits are digits to some functions of Python and no numerals to others."""
+    for a, b in ((text, "x^2"), ("\\frac{1}{2}", text), (text, text)):
+        assert equivalent(a, b, policy=replace(POLICY, symbolic=False)).status in STATUSES

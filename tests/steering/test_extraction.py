@@ -61,7 +61,7 @@ def test_direction_is_short_minus_long_at_the_last_token(engine, pairs):
     assert_close(vector.directions[1], short - long)
 
 
-@pytest.mark.parametrize("pooling", ["last", "mean_response", "boundary"])
+@pytest.mark.parametrize("pooling", ["last", "mean_response", "first_k", "boundary"])
 def test_swapping_sides_negates_order_does_not_matter_batches_neither(engine, pairs, pooling):
     recipe = Recipe(pooling=pooling)
     base = extract(engine, pairs, recipe).vector

@@ -9,7 +9,16 @@ import pytest
 from eval_math.errors import BadInput
 from eval_math.files import write_atomic
 from eval_math.records import Grade, Problem, Trace, to_line
-from steering.pairs import PairRules, load_pairs, make_pairs, pairs_from_file, save_pairs, verdict_by_gold
+from steering.pairs import (
+    PairRules,
+    load_pairs,
+    make_pairs,
+    pairs_from_file,
+    pairs_from_solutions,
+    pairs_from_writer,
+    save_pairs,
+    verdict_by_gold,
+)
 
 
 def words(text):
@@ -203,3 +212,49 @@ def test_the_real_pairs_are_read_and_graded_correct(data_folder):
     counts = made.counts()
     assert counts["read"] == 123 and counts["kept"] >= 110
     assert Counter(d.reason for d in made.dropped).keys() <= {"ratio", "not_correct"}
+
+
+def with_solutions(run, solutions):
+    problems = [Problem(i, "embedded", f"question {i}", "1", solution=text) for i, text in solutions.items()]
+    (run / "problems.jsonl").write_text("".join(map(to_line, problems)))
+    return run
+
+
+def test_solutions_of_the_benchmark_are_the_short_side(tmp_path):
+    samples = [sample("a", 0, 40), sample("a", 1, 90), sample("b", 0, 60), sample("c", 0, 50, "incorrect")]
+    samples.append(sample("d", 0, 60))
+    run = with_solutions(
+        write_run(tmp_path / "r", samples), {"a": "so 1 + 0 = 1", "b": None, "c": "short", "d": "word " * 55}
+    )
+    made = pairs_from_solutions([run], words)
+    [pair] = made.pairs
+    assert (pair.problem_id, pair.n_long_tokens, pair.n_short_tokens) == ("a", 91, 6)
+    assert pair.short == "so 1 + 0 = 1\n</think>" and pair.source == "solution:embedded"
+    assert reasons(made) == {"b": "empty", "c": "not_correct", "d": "ratio"}
+    with pytest.raises(BadInput, match="no problem has a solution"):
+        pairs_from_solutions([write_run(tmp_path / "bare", [sample("a", 0, 40)])], words)
+
+
+def test_another_writer_gives_the_short_side(tmp_path):
+    long = write_run(tmp_path / "long", [sample("a", 0, 90), sample("b", 0, 90), sample("c", 0, 90)])
+    short = write_run(
+        tmp_path / "short", [sample("a", 0, 30), sample("a", 1, 20), sample("b", 0, 20, "incorrect")], ["a", "b"]
+    )
+    made = pairs_from_writer([long], [short], words)
+    [pair] = made.pairs
+    # The writer's answer stands in a think block like the model's own thinking.
+    assert (pair.problem_id, pair.short, pair.source) == ("a", "a\n</think>", "writer:embedded")
+    assert reasons(made) == {"b": "empty", "c": "empty"}
+
+
+def test_the_command_makes_them_too(tmp_path, capsys):
+    from scripts.main import main
+
+    run = with_solutions(write_run(tmp_path / "r", [sample("a", 0, 90)]), {"a": "so 1 = 1"})
+    out = tmp_path / "pairs.jsonl"
+    assert main(["steer", "pairs", "--runs", str(run), "--short", "solution", "--out", str(out)]) == 0
+    assert load_pairs(out)[0].short.startswith("so 1 = 1")
+    words_ = ["steer", "pairs", "--runs", str(run), "--short", "writer", "--short-runs", str(run), "--out", str(out)]
+    assert main(words_) == 0 and load_pairs(out)[0].source == "writer:embedded"
+    assert main(["steer", "pairs", "--runs", str(run), "--short", "writer", "--out", str(out)]) == 2
+    assert "belong together" in capsys.readouterr().err
