@@ -209,6 +209,21 @@ def _tokens_per_second(engine: Any, requests: Sequence[Request]) -> float:
 
 @contextmanager
 def _baked(command: SteeringCosts, step: torch.Tensor) -> Iterator[Any]:
+    from cot.engine import EngineConfig
+    from cot.engines import open_engine
+
+    with tempfile.TemporaryDirectory() as name:
+        out = Path(name) / "baked"
+        bake_step(command.model, command.block, step, out)
+        engine = open_engine(EngineConfig(str(out), command.engine, batch_size=command.batch_size))
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+
+def bake_step(model: str, block: int, step: torch.Tensor, out: Path) -> None:
+    """Write ``model`` with ``step`` added at ``block`` to the folder ``out``."""
     from cot.chat import resolve_model
     from cot.engine import EngineConfig
     from cot.engines import open_engine
@@ -216,20 +231,11 @@ def _baked(command: SteeringCosts, step: torch.Tensor) -> Iterator[Any]:
     from steering.sites import engine_shape
     from steering.vector import SteeringVector, VectorInfo
 
-    folder = resolve_model(command.model)
-    plain = open_engine(EngineConfig(command.model, "hf"))
+    plain = open_engine(EngineConfig(model, "hf"))
     shape, model_id = engine_shape(plain), plain.identity.model
     plain.close()
-    blocks = (command.block,)
-    info = VectorInfo(model_id, shape.model_type, shape.hidden_size, shape.num_layers, blocks, blocks, gamma=1.0)
-    with tempfile.TemporaryDirectory() as name:
-        out = Path(name) / "baked"
-        bake(folder, SteeringVector({command.block: step}, info), out)
-        engine = open_engine(EngineConfig(str(out), command.engine, batch_size=command.batch_size))
-        try:
-            yield engine
-        finally:
-            engine.close()
+    info = VectorInfo(model_id, shape.model_type, shape.hidden_size, shape.num_layers, (block,), (block,), gamma=1.0)
+    bake(resolve_model(model), SteeringVector({block: step}, info), out)
 
 
 if __name__ == "__main__":
