@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from eval_math.records import Json, Request, Trace, digest
 
@@ -98,8 +98,7 @@ class Engine(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One request's share of the forward pass that is running.
 
     Its tokens stand at sequence positions ``first_position ... first_position + length - 1`` and in the hidden states

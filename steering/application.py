@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet
 
 from cot.engine import Engine, ModelAccess, Row
@@ -125,8 +125,7 @@ def steer(engine: Engine, steering: Steering) -> Iterator[SteerCount]:
         count.raise_untouched()
 
 
-@dataclass(frozen=True)
-class Share:
+class Share(NamedTuple):
     """The positions of one request in a forward pass that are edited, and how."""
 
     row: Row
@@ -150,7 +149,7 @@ def edit_states(
     states = block_output(output)
     flat, width = states.reshape(-1, states.shape[-1]), states.shape[-2]
     places = [place for share in shares for place in _places(share, width)]
-    weights = torch.tensor([[w] for share in shares for w in _weights(share, how.window)], dtype=torch.float32)
+    weights = _weights(shares, how.window)
     one = len({share.steps for share in shares}) == 1
     steps = step_of(shares[0].steps).to(flat.device)
     if not one:
@@ -176,11 +175,17 @@ def _places(share: Share, width: int) -> range:
     return range(first, first + share.stop - share.start)
 
 
-def _weights(share: Share, window: Window) -> list[float]:
+def _weights(shares: Sequence[Share], window: Window) -> torch.Tensor:
+    """(states, 1) or, where all are alike, (1, 1) float32."""
+    import torch
+
     if window.fade_tokens is None:
-        return [share.strength] * (share.stop - share.start)
-    first = share.start - (share.row.n_prompt - 1)
-    return [share.strength * window.weight(first + i) for i in range(share.stop - share.start)]
+        if len({share.strength for share in shares}) == 1:
+            return torch.tensor([[shares[0].strength]], dtype=torch.float32)
+        found = [[share.strength] for share in shares for _ in range(share.stop - share.start)]
+        return torch.tensor(found, dtype=torch.float32)
+    places = [(share, at - share.row.n_prompt + 1) for share in shares for at in range(share.start, share.stop)]
+    return torch.tensor([[share.strength * window.weight(token)] for share, token in places], dtype=torch.float32)
 
 
 @dataclass(frozen=True)
@@ -200,10 +205,9 @@ class _Edit:
         return edit_states(output, shares, self._step, self.steering) if shares else output
 
     def _share(self, row: Row) -> Share | None:
-        if self.counts:
-            self.count.add(row)
-        start, stop = self.count.span(row)
-        name, strength = self.steering.chosen(row.request)
+        start, stop = self.count.add(row) if self.counts else self.count.span(row)
+        # Most requests choose nothing; this runs for each of them in every pass.
+        name, strength = self.steering.chosen(row.request) if row.request.extras else (None, self.steering.strength)
         if start >= stop or name not in self.moving:
             return None
         still = strength == 0 and self.steering.mode in {"add", "add_preserve_norm", "ablate"}

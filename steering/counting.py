@@ -96,18 +96,19 @@ class SteerCount:
             start = max(start, seen.opened_at)
         return start, stop if row.think_end is None else min(stop, row.think_end)
 
-    def add(self, row: Row) -> None:
-        """Note that this pass edits the positions of `span`."""
+    def add(self, row: Row) -> tuple[int, int]:
+        """Note that this pass edits the positions of `span`, and return them."""
         seen = self._entry(row)
         self._follow(seen, row)
         start, stop = self.span(row)
         if start >= stop:
-            return
+            return start, stop
         self.gaps += max(0, start - seen.next_position)
         fresh = max(0, stop - max(start, seen.next_position))
         seen.steered += fresh
         self.steered += fresh
         seen.next_position = max(seen.next_position, stop)
+        return start, stop
 
     def of(self, trace: Trace) -> int:
         """Positions of the latest request behind ``trace`` that were steered, now or when its prefix was cached."""

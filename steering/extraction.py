@@ -49,15 +49,15 @@ class Recipe:
     """How far a side is read: up to the end of thinking where both sides have one, or the whole response. By its end an
     answer has washed out how it was reached."""
     estimator: str = "mean_diff"
-    batch_tokens: int = 8192
-    """Padded tokens per forward pass."""
+    batch_tokens: int | None = None
+    """Padded tokens per forward pass; None = 2,048 on a CPU, 16,384 on a GPU."""
     max_tokens: int | None = None
     """Longest question + response; longer pairs are skipped. None = what the model was made for."""
 
     def __post_init__(self) -> None:
         if self.estimator not in ESTIMATORS:
             raise BadInput(f"estimator {self.estimator!r} is unknown; choose one of {', '.join(ESTIMATORS)}")
-        if self.batch_tokens < 1 or self.first_tokens < 1:
+        if (self.batch_tokens is not None and self.batch_tokens < 1) or self.first_tokens < 1:
             raise BadInput(
                 f"batch_tokens {self.batch_tokens}, first_tokens {self.first_tokens} given, at least 1 expected"
             )
@@ -94,7 +94,8 @@ def extract(
     blocks = check_blocks(range(shape.num_layers) if recipe.blocks is None else recipe.blocks, shape.num_layers)
     encoder = PairEncoder(engine, open_chat(resolve_model(engine.identity.model)), recipe, prompt or benchmark_prompt)
     encoded = encode_pairs(encoder, pairs, recipe.max_tokens or limit)
-    reading = Reading(encoded.texts, blocks, recipe.batch_tokens, on_progress)
+    batch_tokens = recipe.batch_tokens or access.apply_model(_usual_batch)
+    reading = Reading(encoded.texts, blocks, batch_tokens, on_progress)
     states = access.apply_model(lambda model: read_states(model, reading))
     rows = {block: states.pooled[block][1::2] - states.pooled[block][0::2] for block in blocks}
     vector = SteeringVector(
@@ -135,6 +136,11 @@ def _readable(engine: Engine) -> ModelAccess:
 
 def _longest(model: Any) -> int:
     return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31)
+
+
+def _usual_batch(model: Any) -> int:
+    """A CPU is busy with little, and larger batches only fall out of its caches."""
+    return 2048 if model.get_input_embeddings().weight.device.type == "cpu" else 16_384
 
 
 def benchmark_prompt(pair: Pair) -> tuple[Message, ...]:
