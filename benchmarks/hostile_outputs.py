@@ -7,8 +7,7 @@ from pathlib import Path
 
 def hostile_inputs(canary: Path) -> dict[str, str]:
     """Name -> model output. Those of code try to make the file ``canary``."""
-    code = f"__import__('pathlib').Path({str(canary)!r}).touch()"
-    return {
+    return odd_inputs(canary) | {
         "tower": "\\boxed{9^{9^{9^{9^9}}}}",
         "tower of variables": "\\boxed{x^{x^{x^{x^{x^{9^9}}}}}}",
         "big factorial": "\\boxed{10000000!}",
@@ -53,6 +52,13 @@ def hostile_inputs(canary: Path) -> dict[str, str]:
         + "}",
         "backslashes": "\\" * 30_000,
         "dollars": "$" * 50_001,
+    }
+
+
+def odd_inputs(canary: Path) -> dict[str, str]:
+    """Odd characters, nothing at all, and code in every place where a grader might run it."""
+    code = f"__import__('pathlib').Path({str(canary)!r}).touch()"
+    return {
         "NUL": "\\boxed{\x0042\x00}",
         "lone surrogate": "\\boxed{\ud800}",
         "bidirectional marks": "\\boxed{\u202e42\u202c}",

@@ -2,10 +2,10 @@
 
     python -m benchmarks.steering_effect --out FOLDER [--seeds 0 1 2] [--test 500] [--json FILE]
 
-For each seed: the model answers train problems plainly and when asked to be brief; 100 pairs give a vector; its strength
-is calibrated to a divergence of 0.05 nats per token on the pairs' long sides, without looking at any accuracy; then
-held-out problems are answered plainly, steered, steered by a random and by the negated vector, asked to be brief, and cut
-at equal length. Greedy, paired by problem. The same command again goes on where it stopped.
+For each seed: the model answers train problems plainly and when asked to be brief; 100 pairs give a vector; its
+strength is calibrated to a divergence of 0.05 nats per token on the pairs' long sides, without looking at any
+accuracy; then held-out problems are answered plainly, steered, steered by a random and by the negated vector, asked to
+be brief, and cut at equal length. Greedy, paired by problem. The same command again goes on where it stopped.
 """
 
 from __future__ import annotations
