@@ -3,9 +3,10 @@
     python -m benchmarks.steering_effect --out FOLDER [--seeds 0 1 2] [--test 500] [--json FILE]
 
 For each seed: the model answers train problems plainly and when asked to be brief; 100 pairs give a vector; its
-strength is calibrated to a divergence of 0.05 nats per token on the pairs' long sides, without looking at any
-accuracy; then held-out problems are answered plainly, steered, steered by a random and by the negated vector, asked to
-be brief, and cut at equal length. Greedy, paired by problem. The same command again goes on where it stopped.
+strength is calibrated to a divergence of 0.05 nats per token on the pairs' long sides, and a sweep on dev problems picks
+among multiples of it; then held-out problems are answered plainly, steered, steered by a random and by the negated
+vector, asked to be brief, and cut at equal length. Greedy, paired by problem. The same command again goes on where it
+stopped.
 """
 
 from __future__ import annotations
@@ -41,8 +42,10 @@ class SteeringEffect:
     """Block to steer."""
     eps: float = 0.05
     """Budget of the calibration, nats per token."""
-    curve: tuple[float, ...] = (0.25, 0.5, 0.75, 1.25, 1.5, 2.0)
-    """Multiples of the calibrated strength, for the first seed."""
+    dev: int = 120
+    """Dev problems per point of the sweep."""
+    multiples: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.5)
+    """Of the calibrated strength: what the sweep chooses among, and the curve on test problems of the first seed."""
     engine: str = "auto"
     """Engine that decodes: auto, hf or vllm."""
     json: str | None = None
@@ -91,7 +94,9 @@ def _one_seed(command: SteeringEffect, engine: Any, seed: int, folder: Path) -> 
     evaluation = EvalConfig("embedded")
     problems = load("embedded", split="test", limit=command.test, seed=1000 + seed)
     pairs = _pairs(command, engine, seed, folder)
-    strength, facts = _vector(command, pairs, folder)
+    calibrated, facts = _vector(command, pairs, folder)
+    strength = _swept(command, engine, seed, folder, calibrated)
+    facts |= {"calibrated": calibrated, "strength": strength}
     steer = Asc(str(folder / "vector.safetensors"), command.block, strength)
     methods = {
         "none": Method(),
@@ -101,7 +106,7 @@ def _one_seed(command: SteeringEffect, engine: Any, seed: int, folder: Path) -> 
         "concise": Concise(),
     }
     if seed == command.seeds[0]:
-        methods |= {f"asc-{share:g}": replace(steer, strength=share * strength) for share in command.curve}
+        methods |= {f"asc-{m:g}": replace(steer, strength=m * calibrated) for m in command.multiples}
     for name, method in methods.items():
         evaluate_into(folder / name, problems, method, engine, evaluation)
     _cut(folder, problems, engine, evaluation)
@@ -144,8 +149,20 @@ def _vector(command: SteeringEffect, pairs: Sequence[Pair], folder: Path) -> tup
         reader.close()
     save_vector(vector, folder / "vector.safetensors")
     cosine = torch.cosine_similarity(vector.directions[command.block], few.directions[command.block], dim=0)
-    facts = {"pairs": len(pairs), "strength": found.strength, "share": found.share, "cosine_of_20": float(cosine)}
+    facts = {"pairs": len(pairs), "share": found.share, "cosine_of_20": float(cosine)}
     return found.strength, facts
+
+
+def _swept(command: SteeringEffect, engine: Any, seed: int, folder: Path, calibrated: float) -> float:
+    from cot.benchmarks import load
+    from steering.sweep import SweepConfig, sweep
+
+    config = SweepConfig((command.block,), tuple(m * calibrated for m in command.multiples), margin=MARGIN)
+    problems = load("embedded", split="dev", limit=command.dev, seed=seed)
+    best = sweep(engine, problems, folder / "vector.safetensors", folder / "dev", config).best
+    if best is None:
+        raise SystemExit(f"seed {seed}: no strength shortens within the margin; see {folder / 'dev'}")
+    return best.strength
 
 
 def _cut(folder: Path, problems: Sequence[Problem], engine: Any, evaluation: Any) -> None:

@@ -26,10 +26,8 @@ def configuration(kind):
         "eos_token_id": 259, "bos_token_id": None, "initializer_range": 0.1, "tie_word_embeddings": False,
     }  # fmt: skip
     name, _, variant = kind.partition("_")
-    if name == "mistral":
+    if name in ("mistral", "qwen3"):
         shape |= {"sliding_window": None, "head_dim": 32}
-    if name == "qwen3":
-        shape |= {"head_dim": 32}
     if name == "qwen2":
         shape |= {"num_attention_heads": 2, "num_key_value_heads": 1}
     if name in ("qwen2", "qwen3"):
