@@ -3,10 +3,10 @@
     python -m benchmarks.steering_effect --out FOLDER [--seeds 0 1 2] [--test 500] [--json FILE]
 
 For each seed: the model answers train problems plainly and when asked to be brief; 100 pairs give a vector; its
-strength is calibrated to a divergence of 0.05 nats per token on the pairs' long sides, and a sweep on dev problems picks
-among multiples of it; then held-out problems are answered plainly, steered, steered by a random and by the negated
-vector, asked to be brief, and cut at equal length. Greedy, paired by problem. The same command again goes on where it
-stopped.
+strength is calibrated to a divergence of 0.05 nats per token on the pairs' long sides, and a sweep on dev problems
+picks among multiples of it; then held-out problems are answered plainly, steered, steered by a random and by the
+negated vector, asked to be brief, and cut at equal length. Greedy, paired by problem. The same command again goes on
+where it stopped.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class SteeringEffect:
     """Block to steer."""
     eps: float = 0.05
     """Budget of the calibration, nats per token."""
-    dev: int = 120
-    """Dev problems per point of the sweep."""
-    multiples: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.5)
+    dev: int = 400
+    """Dev problems per point of the sweep; with so many it can tell whether accuracy was kept."""
+    multiples: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.25)
     """Of the calibrated strength: what the sweep chooses among, and the curve on test problems of the first seed."""
     engine: str = "auto"
     """Engine that decodes: auto, hf or vllm."""
