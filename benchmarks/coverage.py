@@ -68,7 +68,7 @@ def tokens(rng: np.random.Generator, n: int) -> Floats:
 
 def pair(rng: np.random.Generator, n: int) -> Pair:
     """A method that keeps a random share of the tokens, gains some problems and loses some."""
-    accuracy, gained, lost = rng.uniform(0.3, 0.95), rng.uniform(0.05, 0.3), rng.uniform(0.01, 0.1)
+    accuracy, gained, lost = rng.uniform(0.1, 0.95), rng.uniform(0.05, 0.3), rng.uniform(0.01, 0.1)
     right = (rng.random(n) < accuracy).astype(float)
     chance = np.where(right == 1, 1 - lost, gained)
     before, kept = tokens(rng, n), rng.uniform(0.2, 0.9)

@@ -6,6 +6,7 @@ True, False, or None where that does not decide. Every function is symmetric in 
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -22,9 +23,12 @@ from .exact import (
     real_value,
 )
 from .policies import Policy
-from .series import MOST_SERIES, MOST_SYMBOLS, count_series, integer_symbols, written_out
+from .series import MOST_SERIES, MOST_SYMBOLS, UselessPoint, count_series, integer_symbols, written_out
 from .tree import Node
 
+INTEGERS = (4, 9, 13, 17, 22, 28, 33, 37)
+FEWEST_POINTS = 3
+"""Points that must tell before a sum counts as equal."""
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 
 
@@ -89,11 +93,28 @@ def _same_series(a: Node, b: Node, policy: Policy) -> bool | None:
         names = integer_symbols(a, b)
         if len(names) > MOST_SYMBOLS or max(count_series(a), count_series(b)) > MOST_SERIES:
             return None
-        points = [{name: 4 + (place * 2 + shift) % 5 for place, name in enumerate(names)} for shift in range(4)]
-        results = {same_number(written_out(a, values), written_out(b, values), policy) for values in points}
+        results = [_same_written_out(a, b, values, policy) for values in _integer_points(names)]
     except NoValue:
         return None
-    return None if None in results else results == {True}
+    told = [result for result in results if result is not None]
+    if False in told:
+        return False
+    return True if len(told) >= (FEWEST_POINTS if names else 1) else None
+
+
+def _same_written_out(a: Node, b: Node, values: Mapping[str, int], policy: Policy) -> bool | None:
+    try:
+        return same_number(written_out(a, values), written_out(b, values), policy)
+    except UselessPoint:
+        return None
+
+
+def _integer_points(names: Sequence[str]) -> list[dict[str, int]]:
+    """Values for the symbols of limits: small and larger ones, each symbol above and below each other at some point."""
+    if not names:
+        return [{}]
+    size = len(INTEGERS)
+    return [{n: INTEGERS[(3 * i + shift) % size] for i, n in enumerate(names)} for shift in range(size)]
 
 
 def _is_infinite(node: Node) -> bool:

@@ -51,7 +51,7 @@ def aes_interval(
 ) -> Interval:
     """`aes` of one run against another, each given as (accuracy, tokens) by problem in the same order."""
     columns = np.stack([np.asarray(values, float) for values in (*other, *base)])
-    if columns.shape[1] == 0:
+    if columns.shape[1] == 0 or 0 in columns.mean(axis=1)[2:]:
         return Interval(math.nan, math.nan, math.nan)
     pool = np.append(columns, _imagined(columns), axis=1)
     draws = _aes(bootstrap_means(pool, bootstrap).T, weights)
@@ -66,14 +66,21 @@ def _imagined(columns: Floats) -> Floats:
 
 
 def tokens_per_correct(accuracy: Values, tokens: Values, bootstrap: Bootstrap = STANDARD) -> Interval:
-    """Generated tokens, those of wrong answers included, for each correct answer; NaN if none is correct."""
-    columns = np.stack([np.asarray(tokens, float), np.asarray(accuracy, float)])
-    if columns.shape[1] == 0 or columns[1].sum() == 0:
+    """Generated tokens, those of wrong answers included, for each correct answer; NaN if none is correct.
+
+    Two imagined problems of mean length, solved by a quarter and by three quarters, are drawn along, as in
+    `share_interval`: few correct answers would otherwise claim too much.
+    """
+    columns = np.stack([np.asarray(accuracy, float), np.asarray(tokens, float)])
+    if columns.shape[1] == 0 or columns[0].sum() == 0 or columns[1].sum() == 0:
         return Interval(math.nan, math.nan, math.nan)
-    spent, right = bootstrap_means(columns, bootstrap).T
-    with np.errstate(divide="ignore"):
-        draws = spent / right
-    return Interval(float(columns[0].sum() / columns[1].sum()), *bootstrap_bounds(draws, bootstrap, columns.shape[1]))
+    mean = columns[1].mean()
+    pool = np.append(columns, [[0.25, 0.75], [mean, mean]], axis=1)
+    right, spent = bootstrap_means(pool, bootstrap).T
+    # Correct answers per token are finite in every draw, also where none is correct.
+    low, high = bootstrap_bounds(right / spent, bootstrap, pool.shape[1])
+    bounds = (1 / high, 1 / low if low > 0 else math.inf)
+    return Interval(float(columns[1].sum() / columns[0].sum()), *bounds)
 
 
 def accuracy_within(correct: Values, tokens: Values, budgets: Sequence[float]) -> Floats:
@@ -84,6 +91,8 @@ def accuracy_within(correct: Values, tokens: Values, budgets: Sequence[float]) -
 
 def accuracy_token_area(accuracy: Values, tokens: Values, budget: float, bootstrap: Bootstrap = STANDARD) -> Interval:
     """Area under `accuracy_within` from 0 to ``budget``, as a share: mean of z * max(0, 1 - T / budget).
+
+    Give one value per sample, not means over samples: the area is not linear in them.
 
     1 would be all correct with no token, 0 nothing correct within the budget. With a budget of 32,768 it is
     TokenSqueeze's AUC (arXiv 2511.13223); areas of different budgets are not comparable.
@@ -104,6 +113,6 @@ def _aes(figures: Floats, weights: AesWeights) -> Floats:
     """Of (4, ...): accuracy, tokens, accuracy and tokens of the baseline."""
     accuracy, tokens, base_accuracy, base_tokens = figures
     with np.errstate(divide="ignore", invalid="ignore"):
-        shorter = (base_tokens - tokens) / base_tokens
-        change = (accuracy - base_accuracy) / base_accuracy
+        shorter = np.where(base_tokens > 0, (base_tokens - tokens) / base_tokens, np.nan)
+        change = np.where(base_accuracy > 0, (accuracy - base_accuracy) / base_accuracy, np.nan)
         return weights.length * shorter + np.where(change >= 0, weights.gain * change, weights.loss * change)

@@ -6,6 +6,7 @@ PROBE_CHARACTERS = 64
 LEAST_REPEATS = 4
 LEAST_CHARACTERS = 240
 LONGEST_UNIT_CHARACTERS = 4_000
+MOST_PLACES = 200
 
 
 def is_looping(text: str) -> bool:
@@ -19,9 +20,14 @@ def is_looping(text: str) -> bool:
     if len(body) < LEAST_CHARACTERS or not probe.strip():
         return False
     earliest = max(0, len(body) - LONGEST_UNIT_CHARACTERS - PROBE_CHARACTERS)
-    before = body.rfind(probe, earliest, len(body) - 1)
-    if before < 0:
-        return False
-    unit = body[before + len(probe) :]
-    needed = max(LEAST_REPEATS, -(-LEAST_CHARACTERS // len(unit)))
-    return body.endswith(unit * needed)
+    before = len(body) - len(probe)
+    # A piece may hold its own end several times (rules, tables): the nearest place is then no whole piece.
+    for _ in range(MOST_PLACES):
+        before = body.rfind(probe, earliest, before + len(probe) - 1)
+        if before < 0:
+            return False
+        unit = body[before + len(probe) :]
+        needed = max(LEAST_REPEATS, -(-LEAST_CHARACTERS // len(unit)))
+        if body.endswith(unit * needed):
+            return True
+    return False

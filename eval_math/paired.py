@@ -51,7 +51,8 @@ class Comparison:
     aes: Interval
     """Accuracy-efficiency score with its usual weights 1, 3, 5, of all generated tokens."""
     smallest_visible: float
-    """Difference in accuracy that so many problems show with a chance of 80% (at 5%, two-sided); NaN if none."""
+    """Difference in accuracy that so many problems show with a chance of 80% (at 5%, two-sided); NaN if none, and for
+    several samples per problem."""
     problems_for_a_point: int | None
     """Problems it would take to show a difference of one point, if as large a share of them differs."""
     gained: tuple[str, ...]
@@ -84,7 +85,7 @@ def compare_tables(
     thinking, total = pair.tokens("thinking"), pair.tokens(*GENERATED)
     single = baseline.one_sample and run.one_sample
     difference = difference_interval(pair.before[judged], pair.after[judged], bootstrap)
-    power = _power(int(judged.sum()), len(gained) + len(lost))
+    power = _power(int(judged.sum()), len(gained) + len(lost)) if single else _Power(math.nan, None)
     return Comparison(
         run=run.name,
         baseline_run=baseline.name,
@@ -94,7 +95,7 @@ def compare_tables(
         n_problems=len(change),
         unmatched=len(baseline.problem_ids) + len(run.problem_ids) - 2 * len(change),
         accuracy_difference=difference,
-        mcnemar_p=mcnemar(len(gained), len(lost)) if single else None,
+        mcnemar_p=mcnemar(len(gained), len(lost)) if single and judged.any() else None,
         thinking_difference=bootstrap_interval(thinking[1] - thinking[0], bootstrap),
         thinking_saving=saving_interval(thinking[0], thinking[1], bootstrap),
         total_saving=saving_interval(total[0], total[1], bootstrap),

@@ -16,7 +16,7 @@ import numpy as np
 from .errors import BadInput
 from .statistics import STANDARD, Bootstrap, Interval, share_interval
 
-MOST_SUBSETS = 5_000
+MOST_SUBSETS = 1_000
 """Votes of more subsets than this are drawn at random."""
 
 
@@ -72,6 +72,8 @@ def g_pass_at_k(counts: Counts, k: int, tau: float) -> float:
 
 def mean_g_pass_at_k(counts: Counts, k: int) -> float:
     """mG-Pass@k: twice the area under G-Pass@k from tau = 0.5 to 1 (arXiv 2412.13147).
+
+    The paper's sum, which for odd ``k`` leaves half a step out: all correct gives (k - 1) / k then.
 
     Raises:
         BadInput: fewer than ``k`` samples, or ``k`` < 2, where the sum is empty.

@@ -70,10 +70,18 @@ class MathReward:
     def grade(self, completions: Sequence[Completion], golds: Sequence[str | list[str]]) -> list[Verdict]:
         """The verdicts themselves, for rewards that add more to them."""
         items = [
-            GradingItem(_text(completion), gold if isinstance(gold, str | list) else str(gold), self.benchmark)
+            GradingItem(_text(completion), _reference(gold), self.benchmark)
             for completion, gold in zip(completions, golds, strict=True)
         ]
         return list(grade_many(items, workers=self.workers))
+
+
+def _reference(gold: Any) -> str | list[str]:
+    """A column's value as the grader takes it; None and NaN, as tables write what is missing, are no reference."""
+    if isinstance(gold, list | tuple):
+        return [str(one) for one in gold if one is not None and one == one]  # noqa: PLR0124
+    missing = gold is None or gold != gold  # noqa: PLR0124
+    return "" if missing else str(gold)
 
 
 def _text(completion: Completion) -> str | None:

@@ -87,6 +87,10 @@ class RunTable:
         """Mean over samples of the summed ``kinds``, (problems,), NaN where the engine failed on every sample."""
         return self._by_problem(sum((self.tokens[kind] for kind in kinds), np.zeros_like(self.sample)), ~self.failed)
 
+    def tokens_of_judged(self, *kinds: Counted) -> npt.NDArray[np.float64]:
+        """As `tokens_by_problem`, over the samples that count for accuracy, failed ones with what they generated."""
+        return self._by_problem(sum((self.tokens[kind] for kind in kinds), np.zeros_like(self.sample)), self.judged)
+
     def _by_problem(self, values: npt.NDArray[Any], counted: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
         size = len(self.problem_ids)
         total = np.bincount(self.problem[counted], weights=values[counted], minlength=size)

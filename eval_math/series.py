@@ -10,10 +10,14 @@ from functools import cache
 from .exact import NoValue, exact_value
 from .tree import Node, Unreadable
 
-MOST_TERMS = 400
+MOST_TERMS = 600
 """Of one series, those nested in it counted with it."""
 MOST_SERIES = 8
 MOST_SYMBOLS = 4
+
+
+class UselessPoint(NoValue):
+    """At this point a sum has too many terms, or symbols in its limits run it backwards: the point tells nothing."""
 
 
 def count_series(node: Node) -> int:
@@ -31,7 +35,7 @@ def written_out(node: Node, values: Mapping[str, int], most: int = MOST_TERMS) -
     """The tree with ``values`` put in, in subscripts too, and each sum and product as its terms, ``most`` at most.
 
     Raises:
-        NoValue: a limit that is no integer, or too many terms.
+        NoValue: a limit that is no integer; `UselessPoint`: see there.
     """
     if node.kind in {"sym", "const"}:
         return _number(values[node.name]) if node.name in values else _indexed(node, values)
@@ -39,9 +43,11 @@ def written_out(node: Node, values: Mapping[str, int], most: int = MOST_TERMS) -
         return node._replace(args=tuple(written_out(arg, values, most) for arg in node.args))
     index, first = _index(node)
     start, end = (_integer(written_out(limit, values)) for limit in (first, node.args[1]))
+    if end < start and (_free(first) or _free(node.args[1])):
+        raise UselessPoint(f"from {start} to {end}")
     size = max(0, end - start + 1)
     if size > most:
-        raise NoValue("too many terms")
+        raise UselessPoint("too many terms")
     terms = tuple(written_out(node.args[2], {**values, index: k}, most // size) for k in range(start, end + 1))
     if not terms:
         return _number(0 if node.name == "sum" else 1)

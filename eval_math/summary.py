@@ -194,7 +194,7 @@ def _accuracy(table: RunTable) -> Interval:
 
 
 def _tokens_per_correct(table: RunTable) -> Interval:
-    accuracy, tokens = table.accuracy_by_problem(), table.tokens_by_problem(*GENERATED)
+    accuracy, tokens = table.accuracy_by_problem(), table.tokens_of_judged(*GENERATED)
     counted = ~np.isnan(accuracy) & ~np.isnan(tokens)
     return tokens_per_correct(accuracy[counted], tokens[counted])
 

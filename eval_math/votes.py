@@ -43,7 +43,7 @@ class RepeatedRow:
     half: Interval
     """G-Pass@k at tau = 0.5: at least half are correct."""
     stable: Interval
-    """mG-Pass@k."""
+    """mG-Pass@k; NaN for odd k, where its sum leaves half a step out."""
     majority: Interval
     """maj@k: the most frequent answer is correct; ties share."""
 
@@ -61,7 +61,7 @@ def repeated_row(table: RunTable, bootstrap: Bootstrap = STANDARD) -> RepeatedRo
         any=over_problems(counts, lambda c: pass_at_k(c, k), bootstrap),
         all=over_problems(counts, lambda c: pass_power_k(c, k), bootstrap),
         half=over_problems(counts, lambda c: g_pass_at_k(c, k, 0.5), bootstrap),
-        stable=over_problems(counts, lambda c: mean_g_pass_at_k(c, k), bootstrap),
+        stable=over_problems(counts if k % 2 == 0 else [], lambda c: mean_g_pass_at_k(c, k), bootstrap),
         majority=share_interval([majority_at_k(b, k, seed=bootstrap.seed) for b in ballots], bootstrap),
     )
 

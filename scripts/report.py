@@ -15,8 +15,8 @@ class Report:
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders, as `laconic eval` and `laconic demo` leave them."""
-    out: Path = Path("report.html")
-    """File to write; an earlier one is replaced. Its ending chooses the format."""
+    out: Path | None = None
+    """File to write; an earlier one is replaced. Its ending chooses the format. Default: report.html."""
     format: Literal["html", "md", "csv", "json", "svg"] | None = None
     """html is the page; md, csv and json are the figures; svg is the plot, one file per benchmark."""
     baseline: str | None = None
@@ -44,12 +44,13 @@ def run(command: Report) -> int:
         raise BadInput(f"--max-traces {command.max_traces}: a number from 0 is expected")
     if not 0 <= command.margin <= 100:
         raise BadInput(f"--margin {command.margin}: points of accuracy from 0 to 100 are expected")
-    if not command.out.resolve().parent.is_dir():
-        raise BadInput(f"--out {command.out}: the folder does not exist; make it first")
-    kind = format_of(command.out, command.format)
+    out = command.out or Path(f"report.{command.format or 'html'}")
+    if not out.resolve().parent.is_dir():
+        raise BadInput(f"--out {out}: the folder does not exist; make it first")
+    kind = format_of(out, command.format)
     collection = collect(list(command.runs), baseline=command.baseline, terms=Terms(margin=command.margin / 100))
     page = {"title": command.title, "max_traces": command.max_traces} if kind == "html" else {}
-    written = write_export(collection, command.out, kind, **page)
+    written = write_export(collection, out, kind, **page)
     # With --json - the figures alone stand on standard output.
     talk = sys.stderr if command.json == "-" else sys.stdout
     print(format_table(collection.rows, collection.comparisons), file=talk)

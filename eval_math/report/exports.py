@@ -6,7 +6,9 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -72,18 +74,15 @@ def _markdown_group(group: Group) -> str:
     lines = [_markdown_row(heads), _markdown_row(["---"] * len(heads))]
     lines += [_markdown_row(_markdown_cells(entry)) for entry in group.entries]
     model = ", ".join(dict.fromkeys(Path(entry.row.model).name for entry in group.entries))
-    return (
-        f"**{group.benchmark}**, {group.baseline.row.n_problems:,} problems, model {model}\n\n"
-        + "\n".join(lines)
-        + "\n"
-    )
+    heading = f"{group.baseline.row.n_problems:,} problems, model {escape(model, quote=False)}"
+    return f"**{escape(group.benchmark, quote=False)}**, {heading}\n\n" + "\n".join(lines) + "\n"
 
 
 def _markdown_cells(entry: Entry) -> list[str]:
     row, paired = entry.row, entry.comparison
     verdict = f"{paired.equal_accuracy} (margin {100 * paired.margin:g})" if paired else ""
     return [
-        entry.name.replace("|", "\\|") + (" (baseline)" if entry.is_baseline else ""),
+        escape(entry.name.replace("|", "\\|"), quote=False) + (" (baseline)" if entry.is_baseline else ""),
         f"{row.n:,}",
         _range(Interval(row.accuracy, row.accuracy_low, row.accuracy_high)),
         number(row.thinking_tokens_mean),
@@ -103,6 +102,8 @@ def _markdown_row(cells: Sequence[str]) -> str:
 
 def _range(interval: Interval) -> str:
     value, low, high = (100 * v for v in (interval.value, interval.low, interval.high))
+    if not math.isnan(value) and math.isnan(low):
+        return f"{value:.1f}"
     return "-" if math.isnan(value) else f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
@@ -129,6 +130,8 @@ def _flat_row(entry: Entry) -> dict[str, Any]:
 def _flat(figures: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in figures.items():
+        if name == "repeated" and value is None:
+            continue
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{name}_")
         else:
@@ -157,5 +160,8 @@ def figure_svg(group: Group) -> str:
 def _paths(collection: Collection, out: Path) -> list[Path]:
     if len(collection.groups) == 1:
         return [out]
-    names = [group.benchmark.replace(":", "-").replace("/", "-") for group in collection.groups]
+    names: list[str] = []
+    for group in collection.groups:
+        name = re.sub(r"[^\w.-]+", "-", group.benchmark)
+        names.append(f"{name}-{len(names) + 1}" if name in names else name)
     return [out.with_name(f"{out.stem}-{name}{out.suffix}") for name in names]

@@ -108,6 +108,8 @@ class _Scale:
     def around(cls, points: Sequence[Point], size: Size) -> _Scale:
         x_most, y_most = (6, 6) if size.width > 500 else (4, 5)
         far = max((_bound(p.tokens.high, p.tokens.value) for p in points), default=1.0)
+        # The bound of two or three problems may be hundreds of times their mean.
+        far = min(far, 3 * max((p.tokens.value for p in points), default=1.0))
         low = min((_bound(p.accuracy.low, p.accuracy.value) for p in points), default=0.0)
         high = max((_bound(p.accuracy.high, p.accuracy.value) for p in points), default=1.0)
         middle, half = (low + high) / 2, max(0.04, (high - low) / 2 * 1.08)

@@ -30,7 +30,9 @@ def points(interval: Interval, *, range_: bool = True) -> str:
     if not math.isfinite(interval.value):
         return DASH
     value = f"{100 * interval.value:+.1f}".replace("-", MINUS)
-    return f'{value} <span class="range">{between(interval, "+")}</span>' if range_ else value
+    if not range_ or not math.isfinite(interval.low):
+        return value
+    return f'{value} <span class="range">{between(interval, "+")}</span>'
 
 
 def between(interval: Interval, sign: str = "") -> str:

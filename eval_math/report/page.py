@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
@@ -112,9 +113,13 @@ def _lead(group: Group) -> str:
     start = start.replace(f"{escape(baseline.name)} is right", "the baseline is right")
     return (
         f"{start} <b>{escape(best.name)}</b> thinks with <b>{percent(saved, range_=False)} fewer tokens</b> "
-        f"(95% interval {between(saved)}) while accuracy changes by <b>{points(change, range_=False)} points</b> "
+        f"{_interval_of(saved)} while accuracy changes by <b>{points(change, range_=False)} points</b> "
         f"({between(change, '+')})."
     )
+
+
+def _interval_of(saved: Interval) -> str:
+    return f"(95% interval {between(saved)})" if math.isfinite(saved.low) else "(one problem)"
 
 
 def _figures(group: Group, position: int) -> str:

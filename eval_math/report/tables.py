@@ -135,11 +135,12 @@ def paired_section(collection: Collection) -> str:
     if not any(parts):
         return ""
     margin = next(c.margin for c in collection.comparisons)
+    least = percent(Interval(-margin or 0.0, 0, 0), unit="", range_=False)
     return f"""<section aria-labelledby="paired-heading"><h2 id="paired-heading">Problem by problem</h2>
 <p class="note">The same problems, before and after. Accuracy counts as <b>kept</b> if the whole 95% interval of its
-change lies above {points(Interval(-margin, 0, 0), range_=False)} points, as <b>lost</b> if all of it lies below.
-p is McNemar’s exact test. <b>AES</b> weighs tokens saved against accuracy (1, 3, 5; arXiv 2501.12570), the baseline
-is 0.</p><div class="pairs">{"".join(parts)}</div></section>"""
+change lies above {least} points, as <b>lost</b> if all of it lies below. p is McNemar’s exact test. <b>AES</b> weighs
+tokens saved against accuracy (1, 3, 5; arXiv 2501.12570), the baseline is 0.</p>
+<div class="pairs">{"".join(parts)}</div></section>"""
 
 
 def _paired(group: Group, group_number: int) -> str:
@@ -242,5 +243,7 @@ def _none(entry: Entry) -> str:
 def _tokens(interval: Interval) -> str:
     if math.isnan(interval.value):
         return DASH
-    low, high = number(interval.low), number(interval.high)
+    if math.isnan(interval.low):
+        return number(interval.value)
+    low, high = number(interval.low), number(interval.high) if math.isfinite(interval.high) else "any"
     return f'{number(interval.value)} <span class="range">{low} to {high}</span>'

@@ -72,14 +72,14 @@ def format_comparison(comparison: Comparison, *, most_problems: int = 20) -> str
 
 
 def _score(interval: Interval) -> str:
-    if math.isnan(interval.value):
+    if not math.isfinite(interval.value):
         return "-"
     return f"{interval.value:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}] (weights 1, 3, 5; baseline 0)"
 
 
 def _power(c: Comparison) -> str:
     if math.isnan(c.smallest_visible):
-        return "too few problems differ to say what they could show"
+        return "too few problems to say what they could show, or several samples for each"
     needed = c.problems_for_a_point
     more = f"; one point would take {needed:,} problems" if needed and needed > c.n_problems else ""
     return f"4 of 5 studies of this size see a change of {100 * c.smallest_visible:.1f} points{more}"

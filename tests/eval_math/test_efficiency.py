@@ -58,6 +58,12 @@ def test_tokens_per_correct_pays_for_the_wrong_ones_too():
     assert math.isnan(tokens_per_correct([], []).value)
 
 
+def test_few_correct_answers_claim_little():
+    found = tokens_per_correct([1] + [0] * 29, [400] * 30)
+    assert found.value == 12_000 and found.low < 6_000 and found.high > 30_000
+    assert math.isnan(aes_interval(([0] * 5, [9] * 5), ([1] * 5, [9] * 5)).value)
+
+
 def test_area_is_the_integral_of_accuracy_within_a_budget():
     right = (RNG.random(200) < 0.7).astype(float)
     tokens = RNG.gamma(2, 300, 200)
@@ -143,6 +149,8 @@ def test_impossible_questions_are_refused(call):
         "So the sum is 12. " + "Wait, no. " * 60,
         "x = " + "0" * 500,
         "Start. " + "Let me check: 3+4=7. That gives 7. Hmm, is it right? " * 6 + "Let me che",
+        ("So we try again and again here.\n" + "-" * 80 + "\n") * 20,
+        ("The table is as follows, once more.\n" + "| 1 | 2 | 3 |\n" * 8) * 20,
         "intro\n" + ("line one is long enough to be seen\nline two\n\n" * 9).rstrip(),
     ],
 )

@@ -26,6 +26,7 @@ def test_messages_lists_of_references_and_unreadable_ones():
     chats.append([{"role": "assistant", "content": [{"type": "text", "text": "\\boxed{7}"}]}])
     found = MathReward(gold="solution")(chats, prompts=["?"] * 3, solution=[["1", "2"], "", 7])
     assert found == [1.0, None, 1.0]
+    assert MathReward()(["\\boxed{4}"] * 3, answer=[None, float("nan"), [4]]) == [None, None, 1.0]
 
 
 def test_a_missing_column_is_named():

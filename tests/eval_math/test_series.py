@@ -29,6 +29,10 @@ def status(a: str, b: str) -> str:
         ("2\\sum_{k=1}^{n} k x^k", "\\sum_{k=1}^{n} 2k x^k"),
         ("\\sum_{i=1}^{n} \\sum_{j=1}^{i} x^j", "\\sum_{j=1}^{n} (n+1-j) x^j"),
         ("\\sum_{k=3}^{2} k", "0"),
+        ("\\sum_{k=m}^{n} 1", "n-m+1"),
+        ("\\sum_{k=m}^{n} k", "\\frac{(n-m+1)(n+m)}{2}"),
+        ("\\sum_{k=10}^{n} k", "\\frac{n(n+1)}{2}-45"),
+        ("\\sum_{k=0}^{n-r} 1", "n-r+1"),
     ],
 )
 def test_equal(a, b):
@@ -44,6 +48,9 @@ def test_equal(a, b):
         ("\\sum_{k=0}^{n} a_k", "\\sum_{k=1}^{n} a_k"),
         ("\\prod_{k=1}^{n} k", "\\sum_{k=1}^{n} k"),
         ("\\sum_{k=1}^{10} k^2", "384"),
+        ("\\sum_{k=1}^{n-10} k", "0"),
+        ("\\prod_{k=1}^{n-9} 2", "1"),
+        ("\\sum_{k=1}^{n-20} k", "\\sum_{k=1}^{n-30} k^2"),
     ],
 )
 def test_different(a, b):
