@@ -27,8 +27,8 @@ from .series import MOST_SERIES, MOST_SYMBOLS, UselessPoint, count_series, integ
 from .tree import Node
 
 INTEGERS = (4, 9, 13, 17, 22, 28, 33, 37)
-FEWEST_POINTS = 3
-"""Points that must tell before a sum counts as equal."""
+ENOUGH_POINTS = 3
+"""Points that must agree before sums with symbols in their limits count as equal."""
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 
 
@@ -93,13 +93,17 @@ def _same_series(a: Node, b: Node, policy: Policy) -> bool | None:
         names = integer_symbols(a, b)
         if len(names) > MOST_SYMBOLS or max(count_series(a), count_series(b)) > MOST_SERIES:
             return None
-        results = [_same_written_out(a, b, values, policy) for values in _integer_points(names)]
+        told = 0
+        for values in _integer_points(names):
+            result = _same_written_out(a, b, values, policy)
+            if result is False:
+                return False
+            told += result is True
+            if told >= (ENOUGH_POINTS if names else 1):
+                return True
     except NoValue:
         return None
-    told = [result for result in results if result is not None]
-    if False in told:
-        return False
-    return True if len(told) >= (FEWEST_POINTS if names else 1) else None
+    return None
 
 
 def _same_written_out(a: Node, b: Node, values: Mapping[str, int], policy: Policy) -> bool | None:

@@ -10,14 +10,14 @@ from functools import cache
 from .exact import NoValue, exact_value
 from .tree import Node, Unreadable
 
-MOST_TERMS = 600
-"""Of one series, those nested in it counted with it."""
+MOST_LEAVES = 1_000
+"""Numbers and symbols of a tree once its sums are written out: they are evaluated in the calling process."""
 MOST_SERIES = 8
 MOST_SYMBOLS = 4
 
 
 class UselessPoint(NoValue):
-    """At this point a sum has too many terms, or symbols in its limits run it backwards: the point tells nothing."""
+    """A sum has too many terms here, a limit is no integer, or symbols run it backwards: the point tells nothing."""
 
 
 def count_series(node: Node) -> int:
@@ -31,12 +31,17 @@ def integer_symbols(*nodes: Node) -> list[str]:
     return sorted(found)
 
 
-def written_out(node: Node, values: Mapping[str, int], most: int = MOST_TERMS) -> Node:
-    """The tree with ``values`` put in, in subscripts too, and each sum and product as its terms, ``most`` at most.
+def written_out(node: Node, values: Mapping[str, int], most: int | None = None) -> Node:
+    """The tree with ``values`` put in, in subscripts too, and each sum and product as its terms.
+
+    Args:
+        most: leaves that each sum may have; None shares `MOST_LEAVES` out among the sums of the tree.
 
     Raises:
-        NoValue: a limit that is no integer; `UselessPoint`: see there.
+        NoValue: a limit of another kind; `UselessPoint`: see there.
     """
+    if most is None:
+        most = MOST_LEAVES // max(1, count_series(node))
     if node.kind in {"sym", "const"}:
         return _number(values[node.name]) if node.name in values else _indexed(node, values)
     if node.kind != "series":
@@ -46,12 +51,16 @@ def written_out(node: Node, values: Mapping[str, int], most: int = MOST_TERMS) -
     if end < start and (_free(first) or _free(node.args[1])):
         raise UselessPoint(f"from {start} to {end}")
     size = max(0, end - start + 1)
-    if size > most:
+    if size * _leaves(node.args[2]) > most:
         raise UselessPoint("too many terms")
     terms = tuple(written_out(node.args[2], {**values, index: k}, most // size) for k in range(start, end + 1))
     if not terms:
         return _number(0 if node.name == "sum" else 1)
     return terms[0] if len(terms) == 1 else Node("add" if node.name == "sum" else "mul", terms)
+
+
+def _leaves(node: Node) -> int:
+    return sum(map(_leaves, node.args)) or 1
 
 
 def _indexed(node: Node, values: Mapping[str, int]) -> Node:
@@ -88,7 +97,7 @@ def _index(node: Node) -> tuple[str, Node]:
 def _integer(node: Node) -> int:
     value = exact_value(node)
     if value.denominator != 1:
-        raise NoValue("a limit or subscript that is no integer")
+        raise UselessPoint("a limit or subscript that is no integer")
     return int(value)
 
 
