@@ -152,8 +152,8 @@ def test_a_run_of_another_command_holds_no_flags(tmp_path, command):
         parse(Eval, ["--config", str(tmp_path / "run.json")], prog="laconic eval")
 
 
-def start(folder: Path, *, most_bytes: int | None = None) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "laconic_cli.main", *words("--limit", 12, "--batch-size", 2, "--out", folder)]
+def start(folder: Path, *, most_bytes: int | None = None, limit: int = 12) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "laconic_cli.main", *words("--limit", limit, "--batch-size", 2, "--out", folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     if most_bytes is not None:
@@ -179,7 +179,8 @@ def test_a_full_disk_is_code_2_and_the_run_goes_on_later(tmp_path):
 @pytest.mark.slow
 def test_ctrl_c_says_what_is_stored_and_the_run_goes_on_later(tmp_path):
     folder = tmp_path / "run"
-    process = start(folder)
+    # Enough problems that a quick machine is not done before the signal comes.
+    process = start(folder, limit=60)
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         if (folder / "traces.jsonl").exists() and (folder / "traces.jsonl").stat().st_size:
@@ -188,7 +189,7 @@ def test_ctrl_c_says_what_is_stored_and_the_run_goes_on_later(tmp_path):
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=300)
     assert process.returncode == 130, error
-    assert f"of 12 answers are stored in {folder}" in error
+    assert f"of 60 answers are stored in {folder}" in error
     assert "Traceback" not in error
-    assert main(words("--limit", 12, "--batch-size", 2, "--out", folder)) == 0
-    assert len((folder / "grades.jsonl").read_text().splitlines()) == 12
+    assert main(words("--limit", 60, "--batch-size", 8, "--out", folder)) == 0
+    assert len((folder / "grades.jsonl").read_text().splitlines()) == 60
