@@ -155,7 +155,14 @@ def test_a_run_of_another_command_holds_no_flags(tmp_path, command):
 def start(folder: Path, *, most_bytes: int | None = None, limit: int = 12) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "laconic_cli.main", *words("--limit", limit, "--batch-size", 2, "--out", folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    # A shell that runs the tests in the background ignores Ctrl-C, and its children inherit that.
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     if most_bytes is not None:
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
     return process
