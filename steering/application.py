@@ -22,7 +22,7 @@ from eval_math.errors import BadInput, EngineError
 from eval_math.records import Request
 
 from .counting import ALWAYS, PromptTokens, SteerCount, Until, Window
-from .operators import MODES, Mode, change
+from .operators import MODES, STILL_AT_ZERO, Mode, change
 from .sites import block_output, check_blocks, find_blocks, model_shape, replace_output
 
 if TYPE_CHECKING:
@@ -74,8 +74,11 @@ class Steering:
     @property
     def idle(self) -> bool:
         """True if nothing is changed unless a request asks for it."""
-        unmoved = self.strength == 0 and self.mode in {"add", "add_preserve_norm", "ablate"}
-        return unmoved or not any(bool(step.any()) for step in self.steps.values())
+        return self.still(self.strength) or not any(bool(step.any()) for step in self.steps.values())
+
+    def still(self, strength: float) -> bool:
+        """True if that strength leaves every state as it is, whatever the step."""
+        return strength == 0 and self.mode in STILL_AT_ZERO
 
     def chosen(self, request: Request) -> tuple[str | None, float]:
         """Name of the steps and strength for one request.
@@ -111,18 +114,33 @@ def steer(engine: Engine, steering: Steering) -> Iterator[SteerCount]:
     cached = engine.identity.engine != "hf"
     count = SteerCount(steering.prompt, steering.until, prefix_cache=cached, window=steering.window)
     _warn_of_spelled_tags(engine, steering)
-    unsteered = None if steering.idle else (_probe(engine), _probe(engine))
+    if not steering.idle:
+        _prove(engine, access, steering)
+    with _hooked(access, steering, count):
+        yield count
+    count.raise_gaps()
+    if not steering.idle:
+        count.raise_untouched()
+
+
+@contextmanager
+def _hooked(access: ModelAccess, steering: Steering, count: SteerCount) -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(access.forget_prefixes)
         stack.callback(access.apply_model(partial(_hook, steering=steering, rows=access.current_rows, count=count)))
         access.forget_prefixes()
-        if unsteered is not None:
-            _refuse_no_effect(*unsteered, _probe(engine))
-        count.clear()
-        yield count
-    count.raise_gaps()
-    if unsteered is not None:
-        count.raise_untouched()
+        yield
+
+
+def _prove(engine: Engine, access: ModelAccess, steering: Steering) -> None:
+    """Refuse an engine that does not run the hooks: the bare step must move the probe.
+
+    Without the window, since the probe is short, and added, since a clamp may rightly leave every state as it is.
+    """
+    bare = replace(steering, mode="add", window=ALWAYS, strength=steering.strength or 1.0)
+    first, again = _probe(engine), _probe(engine)
+    with _hooked(access, bare, SteerCount(bare.prompt, bare.until)):
+        _refuse_no_effect(first, again, _probe(engine))
 
 
 class Share(NamedTuple):
@@ -210,8 +228,7 @@ class _Edit:
         name, strength = self.steering.chosen(row.request) if row.request.extras else (None, self.steering.strength)
         if start >= stop or name not in self.moving:
             return None
-        still = strength == 0 and self.steering.mode in {"add", "add_preserve_norm", "ablate"}
-        return None if still else Share(row, start, stop, name, strength)
+        return None if self.steering.still(strength) else Share(row, start, stop, name, strength)
 
     def _step(self, name: str | None) -> torch.Tensor:
         return (self.steering.steps if name is None else self.steering.vectors[name])[self.block]

@@ -165,14 +165,15 @@ class SteerCount:
         if self.steered or not self._seen:
             return
         n = len(self._seen)
-        if any(seen.ended for seen in self._seen.values()):
+        if any(seen.ended for seen in self._seen.values()) and not self.window.start:
             raise EngineError(
                 f"steering: thinking tokens were decoded and no position of {n} request(s) was steered; do not use "
                 "these traces and report this with the engine's version"
             )
         logger.warning(
-            "steering touched none of %d request(s): thinking was closed before their outputs began, or nothing that "
-            "they generated was fed back; let the chat template open thinking, or steer with until=eos",
+            "steering touched none of %d request(s): thinking was closed before their outputs began, they ended before "
+            "the window, or nothing that they generated was fed back; let the chat template open thinking, or steer with "
+            "until=eos",
             n,
         )
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Mode = Literal["add", "add_preserve_norm", "ablate", "clamp", "replace"]
 MODES: tuple[Mode, ...] = get_args(Mode)
+STILL_AT_ZERO: frozenset[Mode] = frozenset({"add", "add_preserve_norm", "ablate"})
+"""Modes that change nothing at strength 0; the others set a projection to 0 then."""
 
 
 def change(mode: Mode, states: torch.Tensor, steps: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

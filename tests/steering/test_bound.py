@@ -71,12 +71,11 @@ def test_divergence_stays_below_a_quarter_of_the_squared_shift(seed):
         p, q = z.log_softmax(-1), (z + scale * shift).log_softmax(-1)
         divergence = float((p.exp() * (p - q)).sum())
         assert divergence <= 0.25 * float((scale * shift).norm() ** 2) + 1e-12
-        if 0 < divergence < 1e-2:
+        if scale == 1e-3:
+            # A small divergence is not enough: where a rare token moves far, the second order is a third off at 0.006.
             mean = float((p.exp() * scale * shift).sum())
             variance = float((p.exp() * (scale * shift) ** 2).sum()) - mean**2
-            assert abs(divergence - variance / 2) / divergence < 0.25
-            if divergence < 1e-5:
-                assert abs(divergence - variance / 2) / divergence < 0.05
+            assert divergence == pytest.approx(variance / 2, rel=0.01)
 
 
 def test_nonsense_is_refused():

@@ -146,3 +146,17 @@ def test_bad_settings_are_refused(step):
     for window in ({"start": 3, "stop": 3}, {"start": -1}, {"fade_tokens": 0}):
         with pytest.raises(BadInput, match="window"):
             Window(**window)
+
+
+def test_a_window_past_the_probe_is_no_steering_without_effect(engine, requests, step):
+    """The probe that proves the hooks is short: it is read without the window."""
+    with steer(engine, Steering({BLOCK: step}, "last", "eos", window=Window(200))) as count:
+        late = {t.problem_id: t.token_ids for t in engine.generate(requests)}
+    assert count.steered == 0
+    assert late == {t.problem_id: t.token_ids for t in engine.generate(requests)}
+
+
+def test_a_clamp_that_nothing_falls_short_of_is_allowed(engine, requests, step):
+    with steer(engine, Steering({BLOCK: step}, "last", "eos", -1000.0, "clamp")) as count:
+        list(engine.generate(requests))
+    assert count.gaps == 0
