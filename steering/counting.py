@@ -172,8 +172,8 @@ class SteerCount:
             )
         logger.warning(
             "steering touched none of %d request(s): thinking was closed before their outputs began, they ended before "
-            "the window, or nothing that they generated was fed back; let the chat template open thinking, or steer with "
-            "until=eos",
+            "the window, or nothing that they generated was fed back; let the chat template open thinking, or "
+            "steer with until=eos",
             n,
         )
 
