@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from eval_math.efficiency import AesWeights, accuracy_token_area, accuracy_within, aes, aes_interval, tokens_per_correct
+from eval_math.efficiency import (
+    AES,
+    AesWeights,
+    accuracy_token_area,
+    accuracy_within,
+    aes,
+    aes_interval,
+    tokens_per_correct,
+)
 from eval_math.equality import Power, equality, problems_needed, smallest_difference
 from eval_math.errors import BadInput
 from eval_math.loops import is_looping
@@ -17,18 +25,40 @@ from eval_math.statistics import Interval, mcnemar
 RNG = np.random.default_rng(0)
 
 
-def test_aes_of_published_rows():
-    # O1-Pruner, arXiv 2501.12570v1, table 1: accuracy and length of each row; AES printed there.
-    marco_math, marco_gsm, qwq_math = (73.8, 1156), (89.2, 530), (90.6, 2191)
+MARCO, QWQ = {"MATH": (73.8, 1156), "GSM8K": (89.2, 530), "GaoKao": (57.1, 1112)}, {"MATH": (90.6, 2191)}
+QWQ |= {"GSM8K": (95.1, 777), "GaoKao": (79.0, 2183)}
+# O1-Pruner, arXiv 2501.12570 v1, table 2: baseline, (accuracy, length) of a row, AES printed there.
+GAINED = [
+    (MARCO["MATH"], (77.5, 657), 0.58), (MARCO["GSM8K"], (91.4, 343), 0.43), (MARCO["GaoKao"], (61.6, 664), 0.64),
+    (MARCO["GSM8K"], (89.9, 497), 0.09), (MARCO["GaoKao"], (57.1, 1062), 0.04), (QWQ["GSM8K"], (95.8, 561), 0.30),
+    (QWQ["MATH"], (91.7, 1999), 0.12), (QWQ["GSM8K"], (95.3, 704), 0.10), (QWQ["GaoKao"], (79.5, 2112), 0.05),
+]  # fmt: skip
+LOST = [
+    (MARCO["MATH"], (71.0, 1113), 0.15), (MARCO["GSM8K"], (81.7, 447), 0.41), (MARCO["MATH"], (71.8, 761), 0.42),
+    (MARCO["GSM8K"], (88.6, 410), 0.25), (MARCO["GaoKao"], (56.6, 780), 0.32), (QWQ["MATH"], (90.2, 1763), 0.21),
+    (QWQ["GaoKao"], (78.4, 1911), 0.15),
+]  # fmt: skip
 
-    def score(row, base):
-        return aes(*row, base_accuracy=base[0], base_tokens=base[1])
 
-    assert score((77.5, 657), marco_math) == pytest.approx(0.582, abs=5e-4)
-    assert score((91.0, 1385), qwq_math) == pytest.approx(0.381, abs=5e-4)
-    # Accuracy lost: the formula subtracts five times the relative loss.
-    assert score((81.7, 447), marco_gsm) == pytest.approx(-0.264, abs=5e-4)
-    assert score(marco_math, marco_math) == 0
+def score(base, row, weights=AES):
+    return aes(*row, base_accuracy=base[0], base_tokens=base[1], weights=weights)
+
+
+@pytest.mark.parametrize(("base", "row", "printed"), GAINED)
+def test_aes_of_published_rows_that_gain_accuracy(base, row, printed):
+    assert score(base, row) == pytest.approx(printed, abs=0.006)
+
+
+@pytest.mark.parametrize(("base", "row", "printed"), LOST)
+def test_aes_of_published_rows_that_lose_accuracy_has_the_sign_of_the_text(base, row, printed):
+    """The table adds three times the loss; the formula in the text, which is ours, takes five times the loss away."""
+    assert score(base, row, AesWeights(1, 3, -3)) == pytest.approx(printed, abs=0.006)
+    assert score(base, row) < score(base, (base[0], row[1])) < printed
+
+
+def test_aes_of_the_baseline_is_zero():
+    assert score(MARCO["MATH"], MARCO["MATH"]) == 0
+    assert score(MARCO["GSM8K"], (81.7, 447)) == pytest.approx(-0.264, abs=5e-4)
 
 
 def test_aes_grows_with_accuracy_and_falls_with_length():

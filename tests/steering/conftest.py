@@ -82,3 +82,15 @@ def requests() -> list[Request]:
     return [
         Request(f"r{n}", messages=(Message("user", t),), sampling=Sampling(max_tokens=24)) for n, t in enumerate(texts)
     ]
+
+
+@pytest.fixture
+def small_vector():
+    """Three random directions of six numbers, two of four blocks steered."""
+    import torch
+
+    from steering.vector import SteeringVector, VectorInfo
+
+    info = VectorInfo("m", "llama", 6, 4, (1, 3), (1, 3), gamma=0.1 + 0.2)
+    generator = torch.Generator().manual_seed(0)
+    return SteeringVector({b: torch.randn(6, generator=generator) for b in (0, 1, 3)}, info)

@@ -19,7 +19,7 @@ from eval_math.errors import BadInput
 from steering.foreign import ASC_MODELS, export_array, folder_shape, import_array, import_asc
 from steering.sites import ModelShape
 from steering.statistics import block_statistics
-from steering.vector import SteeringVector, VectorInfo, load_vector, save_vector
+from steering.vector import VectorInfo, load_vector, save_vector
 
 WIDTH, LAYERS = 6, 4
 SHAPE = ModelShape(WIDTH, LAYERS, "llama")
@@ -27,9 +27,8 @@ INFO = VectorInfo("m", "llama", WIDTH, LAYERS, (1, 3), (1, 3), gamma=0.1 + 0.2)
 
 
 @pytest.fixture
-def vector():
-    generator = torch.Generator().manual_seed(0)
-    return SteeringVector({b: torch.randn(WIDTH, generator=generator) for b in (0, 1, 3)}, INFO)
+def vector(small_vector):
+    return small_vector
 
 
 def asc_file(folder, model, dtype=torch.float16):

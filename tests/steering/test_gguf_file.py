@@ -14,7 +14,7 @@ import torch
 from eval_math.errors import BadInput, MissingPart
 from steering.gguf_file import export_gguf, import_gguf
 from steering.sites import ModelShape
-from steering.vector import SteeringVector, VectorInfo, load_vector, save_vector
+from steering.vector import VectorInfo, load_vector, save_vector
 
 WIDTH, LAYERS = 6, 4
 SHAPE = ModelShape(WIDTH, LAYERS, "llama")
@@ -22,9 +22,8 @@ INFO = VectorInfo("m", "llama", WIDTH, LAYERS, (1, 3), (1, 3), gamma=0.1 + 0.2)
 
 
 @pytest.fixture
-def vector():
-    generator = torch.Generator().manual_seed(0)
-    return SteeringVector({b: torch.randn(WIDTH, generator=generator) for b in (0, 1, 3)}, INFO)
+def vector(small_vector):
+    return small_vector
 
 
 @pytest.fixture
