@@ -3,7 +3,7 @@
 A row is one line, written by one system call and synced every few seconds. Opening a journal repairs what a killed
 writer left: a torn last line is cut off before anything is appended (else the next row would be glued to it), a bad
 line in the middle is moved to a quarantine file, a second row with a known key is dropped. Only keys and byte offsets
-are held in memory.
+are held in memory, or not even those where an `index` on disk is given.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from eval_math.errors import BadInput, StoreError
 
@@ -37,8 +37,9 @@ class Repairs:
     duplicates: int = 0
 
 
-@dataclass(frozen=True)
-class _Span:
+class Span(NamedTuple):
+    """Where a row stands in the file, in bytes; the newline is part of it."""
+
     offset: int
     length: int
 
@@ -49,15 +50,18 @@ class Journal(Generic[K]):
     Args:
         path: the file; made if it does not exist.
         key: key of a row; raises `BadInput`, `KeyError`, `TypeError` or `ValueError` for a row that is not valid.
+        index: an empty mapping that keeps the order of insertion; default: a dictionary.
 
     Raises:
         StoreError: the file cannot be read or repaired.
     """
 
-    def __init__(self, path: Path, key: Callable[[dict[str, Any]], K]) -> None:
+    def __init__(
+        self, path: Path, key: Callable[[dict[str, Any]], K], *, index: MutableMapping[K, Span] | None = None
+    ) -> None:
         self.path = path
         self._key = key
-        self._spans: dict[K, _Span] = {}
+        self._spans: MutableMapping[K, Span] = {} if index is None else index
         self._unsynced = 0
         self._synced_at = time.monotonic()
         try:
@@ -87,7 +91,7 @@ class Journal(Generic[K]):
         data = line.encode("utf-8", "surrogatepass")
         offset = os.fstat(self._file).st_size
         self._write(data, offset)
-        self._spans[key] = _Span(offset, len(data))
+        self._spans[key] = Span(offset, len(data))
         self._unsynced += 1
         if self._unsynced >= SYNC_ROWS or time.monotonic() - self._synced_at >= SYNC_SECONDS:
             self.sync()
@@ -126,10 +130,12 @@ class Journal(Generic[K]):
         wanted = [key for key in keys if key in self._spans]
         if wanted == list(self._spans):
             return
-        spans = _replace(self.path, ((key, self.line(key)) for key in wanted))
+        spans: dict[K, Span] = {}
+        _replace(self.path, ((key, self.line(key)) for key in wanted), spans)
         os.close(self._file)
         self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | getattr(os, "O_CLOEXEC", 0))
-        self._spans = spans
+        self._spans.clear()
+        self._spans.update(spans)
 
     def sync(self) -> None:
         """Wait until everything appended so far is on the disk.
@@ -157,6 +163,13 @@ class Journal(Generic[K]):
         if not self.path.exists():
             return Repairs()
         bad: list[bytes] = []
+        repairs, size = self._scan(bad)
+        if repairs != Repairs() or self._ends_open(size):
+            self._mend(repairs, bad)
+        return repairs
+
+    def _scan(self, bad: list[bytes]) -> tuple[Repairs, int]:
+        """Fill the index; what must be mended and the file's size. Unreadable lines go to ``bad``."""
         torn = duplicates = offset = 0
         with self.path.open("rb") as handle:
             for raw in handle:
@@ -168,12 +181,9 @@ class Journal(Generic[K]):
                 elif key in self._spans:
                     duplicates += 1
                 else:
-                    self._spans[key] = _Span(offset, len(raw))
+                    self._spans[key] = Span(offset, len(raw))
                 offset += len(raw)
-        repairs = Repairs(torn, len(bad), duplicates)
-        if repairs != Repairs() or self._ends_open(offset):
-            self._mend(repairs, bad)
-        return repairs
+        return Repairs(torn, len(bad), duplicates), offset
 
     def _key_of(self, raw: bytes) -> K | None:
         try:
@@ -183,8 +193,7 @@ class Journal(Generic[K]):
 
     def _ends_open(self, size: int) -> bool:
         """True if the last row is whole but lacks its newline."""
-        last = max(self._spans.values(), key=lambda span: span.offset, default=None)
-        if last is None or last.offset + last.length != size:
+        if not size:
             return False
         with self.path.open("rb") as handle:
             handle.seek(size - 1)
@@ -202,26 +211,31 @@ class Journal(Generic[K]):
             logger.warning("%s: %d row(s) with a known key dropped, the first kept", self.path, repairs.duplicates)
         if repairs.torn_bytes:
             logger.info("%s: torn last line of %d bytes cut off", self.path, repairs.torn_bytes)
-        self._spans = _replace(self.path, self._kept_lines())
+        if repairs == Repairs(repairs.torn_bytes) and repairs.torn_bytes:
+            os.truncate(self.path, self.path.stat().st_size - repairs.torn_bytes)
+            return
+        _replace(self.path, self._kept_lines())
+        self._spans.clear()
+        self._scan([])
 
     def _kept_lines(self) -> Iterator[tuple[K, bytes]]:
         with self.path.open("rb") as handle:
-            for key, span in list(self._spans.items()):
+            for key, span in self._spans.items():
                 handle.seek(span.offset)
                 yield key, handle.read(span.length)
 
 
-def _replace(path: Path, lines: Iterable[tuple[K, bytes]]) -> dict[K, _Span]:
-    """Write ``lines`` over ``path`` in one step; the spans of the new file."""
+def _replace(path: Path, lines: Iterable[tuple[K, bytes]], spans: dict[K, Span] | None = None) -> None:
+    """Write ``lines`` over ``path`` in one step, and note in ``spans`` where each stands."""
     temporary = path.with_name(f".{path.name}.tmp")
-    spans: dict[K, _Span] = {}
     offset = 0
     try:
         with temporary.open("wb") as handle:
             for key, line in lines:
                 whole = line if line.endswith(b"\n") else line + b"\n"
                 handle.write(whole)
-                spans[key] = _Span(offset, len(whole))
+                if spans is not None:
+                    spans[key] = Span(offset, len(whole))
                 offset += len(whole)
             handle.flush()
             os.fsync(handle.fileno())
@@ -230,7 +244,6 @@ def _replace(path: Path, lines: Iterable[tuple[K, bytes]]) -> dict[K, _Span]:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise _failed(path, error) from error
-    return spans
 
 
 def _sync_folder(folder: Path) -> None:

@@ -29,6 +29,7 @@ from eval_math.records import SCHEMA, Grade, Json, Problem, Trace, digest, from_
 
 from .environment import environment
 from .journal import Journal
+from .locks import lock_folder
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,6 @@ INFO = "run.json"
 PROBLEMS = "problems.jsonl"
 TRACES = "traces.jsonl"
 GRADES = "grades.jsonl"
-LOCK = ".lock"
 PRODUCTS = ("summary.json", "report.html")
 VOLATILE = frozenset({"seconds", "n_forward"})
 """Trace fields that may differ between two runs of the same work."""
@@ -176,7 +176,7 @@ def open_run(folder: Path, info: RunInfo, problems: Sequence[Problem], *, overwr
     """
     listed = {"count": len(problems), "hash": digest([to_line(problem) for problem in problems])}
     info = replace(info, config={**info.config, "problems": listed})
-    lock = _acquire(folder)
+    lock = lock_folder(folder)
     try:
         earlier = _earlier(folder, info, overwrite)
         write_atomic(folder / PROBLEMS, "".join(map(to_line, problems)))
@@ -239,32 +239,6 @@ def differences(stored: Mapping[str, Any], asked: Mapping[str, Any], prefix: str
         elif left != right:
             lines.append(f"{path}: {left!r} stored, {right!r} asked")
     return lines
-
-
-def _acquire(folder: Path) -> int:
-    """A file descriptor that holds the folder's lock; the system frees it when the process ends, however it ends."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
-    except OSError as error:
-        raise StoreError(f"{folder}: cannot be made or written ({error.strerror}); choose another folder") from error
-    import fcntl
-
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        owner = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
-        os.close(lock)
-        raise StoreError(
-            f"{folder}: in use by another process (pid {owner}); wait for it or choose another folder"
-        ) from error
-    try:
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-    except OSError as error:
-        os.close(lock)
-        raise StoreError(f"{folder}: cannot be written ({error.strerror}); free some space") from error
-    return lock
 
 
 def _earlier(folder: Path, info: RunInfo, overwrite: bool) -> RunInfo | None:
