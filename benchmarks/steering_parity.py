@@ -9,7 +9,14 @@ difference of a log-probability must stay under 1e-4 nats. Negative control: the
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -23,9 +30,12 @@ if TYPE_CHECKING:
 
     from cot.engine import Engine
     from eval_math.records import Request
+    from steering.sites import ModelShape
 
 LARGEST = 1e-4
 CONTROL = 100.0
+SERVE = "import json, sys; from steering.serving import Served, serve; serve(Served(**json.loads(sys.argv[1])))"
+START_SECONDS = 300
 SHARE = 0.3
 """Norm of the step as a share of the states': enough to change what is said."""
 
@@ -44,6 +54,8 @@ class SteeringParity:
     """Generated tokens of each."""
     vllm: bool = True
     """Compare vLLM, with hooks and with the baked folder."""
+    server: bool = True
+    """Compare the steered vLLM server, over HTTP."""
     compiled: bool = False
     """Also the baked folder in a compiled vLLM (needs a compiler, takes minutes)."""
     json: str | None = None
@@ -65,6 +77,7 @@ class _Bench:
     """The reference and what has been compared with it."""
 
     command: SteeringParity
+    shape: ModelShape
     step: torch.Tensor
     items: list[tuple[list[int], list[int]]]
     reference: list[list[float]]
@@ -74,6 +87,10 @@ class _Bench:
     def scored(self, way: str, found: Sequence[Sequence[float]]) -> None:
         error = farthest(found, self.reference)
         self.lines.append(Line(way, error, holds=error <= LARGEST and self.effect >= CONTROL * error))
+
+    def decoded(self, way: str, found: dict[str, Any], expected: dict[str, Any]) -> None:
+        same = sum(found[name] == ids for name, ids in expected.items())
+        self.lines.append(Line(way, None, f"{same} of {len(expected)} outputs", same == len(expected)))
 
 
 def farthest(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> float:
@@ -94,6 +111,8 @@ def run(command: SteeringParity) -> int:
             bench.scored("baked, transformers", baked.score(bench.items))
         if command.vllm:
             _compare_vllm(command, bench, folder, expected)
+        if command.server:
+            _compare_server(command, bench, Path(name), expected)
     print(f"unsteered reference: {bench.effect:.2e} nats away")
     for line in bench.lines:
         what = line.same if line.error is None else f"{line.error:.1e} nats"
@@ -108,10 +127,7 @@ def _compare_vllm(command: SteeringParity, bench: _Bench, folder: str, expected:
     with _engine(command, command.model, "vllm") as vllm:
         with steer(vllm, _steering(bench)):
             bench.scored("hooks, vLLM eager", vllm.score(bench.items))
-        found = _mixed(vllm, bench)
-        same = sum(found[name] == ids for name, ids in expected.items())
-        text = f"{same} of {len(expected)} outputs"
-        bench.lines.append(Line("per request, vLLM eager", None, text, same == len(expected)))
+        bench.decoded("per request, vLLM eager", _mixed(vllm, bench), expected)
     with _engine(command, folder, "vllm") as baked:
         bench.scored("baked, vLLM eager", baked.score(bench.items))
     if command.compiled:
@@ -120,10 +136,67 @@ def _compare_vllm(command: SteeringParity, bench: _Bench, folder: str, expected:
             bench.scored("baked, vLLM compiled", compiled.score(bench.items))
 
 
+def _compare_server(command: SteeringParity, bench: _Bench, folder: Path, expected: dict[str, Any]) -> None:
+    """The same through `laconic steer serve`: all positions steered unless a request asks for something else."""
+    with (
+        _served(command, _vector_files(bench, folder)) as url,
+        _engine(command, command.model, "openai", base_url=url) as far,
+    ):
+        bench.scored("server, HTTP", far.score(bench.items))
+        found = {trace.problem_id: trace.token_ids for trace in far.generate(_asked(bench))}
+        bench.decoded("per request, server", found, expected)
+
+
+@contextmanager
+def _served(command: SteeringParity, vectors: list[str]) -> Iterator[str]:
+    """The address of a steered server of its own process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = ["--dtype", "float32", "--max-num-seqs", "8"]
+    asked = {"vectors": vectors, "model": command.model, "prompt": "all", "until": "eos", "port": port, "flags": flags}
+    words = [sys.executable, "-c", SERVE, json.dumps(asked)]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        yield _ready(process, f"http://127.0.0.1:{port}")
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
+
+
+def _ready(process: subprocess.Popen[bytes], url: str) -> str:
+    import httpx
+
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"the steered server ended with code {process.returncode}; start it by hand to see why")
+        try:
+            httpx.get(f"{url}/health", timeout=2).raise_for_status()
+            return f"{url}/v1"
+        except httpx.HTTPError:
+            time.sleep(0.5)
+    raise RuntimeError(f"the steered server did not answer within {START_SECONDS} seconds")
+
+
+def _vector_files(bench: _Bench, folder: Path) -> list[str]:
+    """The two steps of `_steering` as files for a server."""
+    from steering.vector import SteeringVector, VectorInfo, save_vector
+
+    command, shape = bench.command, bench.shape
+    info = VectorInfo(
+        command.model, shape.model_type, shape.hidden_size, shape.num_layers, (command.block,), (command.block,), 1.0
+    )
+    for name, steps in {"main": _steering(bench).steps, **_steering(bench).vectors}.items():
+        save_vector(SteeringVector(steps, info), folder / f"{name}.safetensors")
+    return [str(folder / f"{name}.safetensors") for name in ("main", *_steering(bench).vectors)]
+
+
 def _reference(command: SteeringParity, hf: Any) -> _Bench:
     from steering.application import steer
+    from steering.sites import engine_shape
 
-    bench = _Bench(command, _step(command, hf), [], [], 0.0)
+    bench = _Bench(command, engine_shape(hf), _step(command, hf), [], [], 0.0)
     requests = _requests(command)
     with steer(hf, _steering(bench)):
         said = {trace.problem_id: trace.token_ids for trace in hf.generate(requests)}
@@ -144,13 +217,17 @@ def _steering(bench: _Bench) -> Any:
 
 
 def _mixed(engine: Any, bench: _Bench) -> dict[str, Any]:
-    """Outputs of one batch whose requests ask for strengths 0, +, - and another vector in turn."""
+    """Outputs of one batch whose requests choose for themselves."""
     from steering.application import steer
 
-    extras: list[dict[str, Any]] = [{}, {"steer_scale": 0}, {"steer_scale": -1.0}, {"steer_vector": "other"}]
-    asked = [replace(r, extras=extras[i % 4]) for i, r in enumerate(_requests(bench.command))]
     with steer(engine, _steering(bench)):
-        return {trace.problem_id: trace.token_ids for trace in engine.generate(asked)}
+        return {trace.problem_id: trace.token_ids for trace in engine.generate(_asked(bench))}
+
+
+def _asked(bench: _Bench) -> list[Request]:
+    """Requests that ask for strengths 1, 0, - and another vector in turn."""
+    extras: list[dict[str, Any]] = [{}, {"steer_scale": 0}, {"steer_scale": -1.0}, {"steer_vector": "other"}]
+    return [replace(r, extras=extras[i % 4]) for i, r in enumerate(_requests(bench.command))]
 
 
 def _requests(command: SteeringParity) -> list[Request]:

@@ -31,6 +31,8 @@ METHODS: Mapping[str, MethodEntry] = {
     "concise": MethodEntry("cot.prompting", "Concise"),
     "nothink": MethodEntry("cot.prompting", "NoThink"),
     "cut": MethodEntry("cot.budget", "Cut"),
+    "c3ot": MethodEntry("cot.c3ot", "Conditioned"),
+    "tokenskip": MethodEntry("cot.tokenskip", "AskedRatio"),
     "asc": MethodEntry("steering.asc", "Asc"),
 }
 

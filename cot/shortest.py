@@ -26,7 +26,7 @@ from .datagen.driver import Counts
 from .datagen.job import JobConfig
 from .datagen.manifest import begin_dataset, describe_dataset, finish_dataset
 from .datagen.records import Outcome, SourceRow
-from .datagen.source import read_sources
+from .datagen.source import describe_source, read_sources
 from .datagen.stats import JobStats
 from .datagen.student import Student, split_output
 
@@ -166,7 +166,8 @@ def make_dataset(job: JobConfig, how: Shortest, student: Student) -> JobStats:
     shape = {k: v for k, v in asdict(job.layout).items() if k != "about"}
     about: dict[str, Json] = {"name": student.name, "template_hash": student.template_hash}
     config: dict[str, Json] = {"method": how.fingerprint(), "student": about, "seed": job.seed, "layout": shape}
-    begin_dataset(job.out, describe_dataset(job.sources, config, {}), update=job.update)
+    files = [describe_source(path) for path in job.sources]
+    begin_dataset(job.out, describe_dataset(files, config, {}), update=job.update)
     samples = measure_samples(read_sources(job.sources, job.limit), student.count)
     if not any(sample.correct for listed in samples.values() for sample in listed):
         raise BadInput(f"{job.sources[0]}: no problem has a correct sample that ended and closed its thinking")

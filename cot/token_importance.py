@@ -50,8 +50,9 @@ def _load(model: str) -> tuple[Any, Any]:
 def _probabilities(tokenizer: Any, network: Any, ids: list[int]) -> list[float]:
     import torch
 
-    whole = tokenizer.build_inputs_with_special_tokens(ids)
-    start = whole.index(ids[0]) if ids else 0
+    around = tokenizer.encode("")
+    start = (len(around) + 1) // 2
+    whole = [*around[:start], *ids, *around[start:]]
     with torch.inference_mode():
         logits = network(input_ids=torch.tensor([whole], device=network.device)).logits[0]
     return logits.float().softmax(-1)[start : start + len(ids), KEEP_LABEL].tolist()

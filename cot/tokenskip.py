@@ -32,7 +32,8 @@ from .datagen.student import Output
 from .method import Method
 from .token_importance import classifier_importance
 
-WORD = re.compile(r"\S+\s*")
+WORD = re.compile(r"\s*\S+")
+"""A word with the blanks before it, as most tokenizers cut."""
 NUMBER = re.compile(r"[\d\\=+*/^]")
 UNFIT_GATES = frozenset({"language", "repetition", "format"})
 

@@ -40,11 +40,14 @@ COMMANDS: dict[tuple[str, ...], Entry] = {
     ("steer", "show"): Entry("steer_show", "SteerShow", "what a vector file holds"),
     ("steer", "import"): Entry("steer_import", "SteerImport", "a vector from ASC's release, an array or GGUF"),
     ("steer", "export-vector"): Entry("steer_export_vector", "SteerExportVector", "a vector as GGUF or .npy"),
+    ("steer", "serve"): Entry("steer_serve", "SteerServe", "an OpenAI-compatible vLLM server, steered per request"),
     ("compress", "c3ot"): Entry("compress", "CompressC3ot", "long and short traces behind conditions, to train on"),
     ("compress", "r1-compress"): Entry("compress", "CompressR1", "traces rewritten chunk by chunk, to train on"),
     ("compress", "tokenskip"): Entry("compress", "CompressTokenSkip", "traces without unimportant words, to train on"),
     ("compress", "shortest"): Entry("compress", "CompressShortest", "shortest correct samples, to train on or prefer"),
     ("compress", "explain"): Entry("compress", "CompressExplain", "what the gates said about one trace"),
+    ("train", "sft"): Entry("train_sft", "TrainSft", "fine-tune a model on rows of prompt and completion"),
+    ("train", "dpo"): Entry("train_dpo", "TrainDpo", "train a model on preferred and rejected completions"),
     ("train", "embedded"): Entry("train_embedded", "TrainEmbedded", "train the reasoner that ships with laconic"),
 }
 

@@ -13,7 +13,7 @@ from eval_math.extraction import RULES, extract_answer, is_prose, read_gold
 from eval_math.grading import equivalent, grade
 from eval_math.policies import Policy
 
-from .numbers import Value, plain_notation, read_facts
+from .numbers import Value, numbers_in, plain_notation, read_facts
 
 _LETTER = re.compile(r"\(?[A-Za-z]\)?\.?")
 _STATED = ("hash", "box", "phrase")
@@ -65,7 +65,9 @@ def leak(text: str, answer: str, given: tuple[str, ...]) -> bool:
     A number is looked for by its value, without regard to its sign, everything else as it is written.
     """
     sought = _sought(read_gold(answer))
-    return sought is not None and sought.stands_in(text) and not any(sought.stands_in(each) for each in given)
+    if sought is None or not sought.stands_in(text):
+        return False
+    return not any(sought.was_given(each) for each in given)
 
 
 def _says_nothing(stated: str, gold: str) -> bool:
@@ -77,15 +79,19 @@ def _says_nothing(stated: str, gold: str) -> bool:
 
 @dataclass(frozen=True)
 class _Sought:
-    """An answer to look for: a number, or a pattern for text without blanks and braces."""
+    """An answer to look for: a number, or a pattern of its symbols with or without blanks between them."""
 
     value: Value | None = None
     pattern: re.Pattern[str] | None = None
 
     def stands_in(self, text: str) -> bool:
         if self.pattern is None:
-            return self.value in read_facts(text).values
-        return self.pattern.search(_bare(text)) is not None
+            return self.value in numbers_in(text)
+        return self.pattern.search(_flat(text)) is not None
+
+    def was_given(self, text: str) -> bool:
+        """As `stands_in`, but numbers may be spelled out, too."""
+        return self.value in read_facts(text).values if self.pattern is None else self.stands_in(text)
 
 
 @lru_cache(maxsize=1024)
@@ -93,10 +99,11 @@ def _sought(gold: str) -> _Sought | None:
     value = _number(gold)
     if value is not None:
         return None if value in (0, 1, 2) else _Sought(abs(value))
-    bare = _bare(gold)
-    if len(bare) < 2 or _LETTER.fullmatch(gold.strip()):
+    symbols = re.findall(r"\w+|\S", _flat(gold))
+    if len("".join(symbols)) < 2 or _LETTER.fullmatch(gold.strip()):
         return None
-    return _Sought(pattern=re.compile(rf"(?<!\w){re.escape(bare)}(?!\w)"))
+    spaced = r"\s*".join(map(re.escape, symbols))
+    return _Sought(pattern=re.compile(rf"(?<!\w){spaced}(?!\w)"))
 
 
 def _number(gold: str) -> int | Fraction | None:
@@ -108,5 +115,5 @@ def _number(gold: str) -> int | Fraction | None:
     return value if value is None or value.denominator != 1 else int(value)
 
 
-def _bare(text: str) -> str:
-    return re.sub(r"[\s{}]", "", plain_notation(text))
+def _flat(text: str) -> str:
+    return re.sub(r"[{}]", "", plain_notation(text))

@@ -27,7 +27,7 @@ from .gates import GateSettings
 from .manifest import Manifest, begin_dataset, describe_dataset, finish_dataset, read_manifest
 from .records import Outcome, SourceRow
 from .rewriter import Bench, Rewriter
-from .source import read_sources
+from .source import SourceFile, describe_source, read_sources
 from .stats import JobStats
 from .store import Shard, shard_folder
 from .student import Student
@@ -100,12 +100,12 @@ def run_job(job: Job, supply: Supply, scorer: Supply | None = None) -> JobResult
         StoreError: disk full, not writable, or another process is at the same shard.
     """
     started = time.monotonic()
+    sources = [describe_source(path) for path in job.config.sources]
     _check_engines(job.rewriter, supply, scorer or supply)
     recipe = _recipe(job, supply.engine, (scorer or supply).engine)
-    manifest = _describe(job, recipe, supply.engine)
-    begin_dataset(job.config.out, manifest, update=job.config.update)
+    begin_dataset(job.config.out, _describe(job, recipe, supply.engine, sources), update=job.config.update)
     bench = Bench(supply, job.student, job.gates, job.config.seed, scorer)
-    counts = _do_shards(job, bench, digest(recipe), sum(source.rows for source in manifest.sources))
+    counts = _do_shards(job, bench, digest(recipe), sum(source.rows for source in sources))
     stats = None if job.config.shard is not None else _finish(job, digest(recipe), supply.engine.identity.model, counts)
     return JobResult(counts, stats, time.monotonic() - started)
 
@@ -135,12 +135,12 @@ def _decisive(identity: EngineIdentity) -> dict[str, Json]:
     return {"engine": identity.engine, **hashes, "settings": settings}
 
 
-def _describe(job: Job, recipe: dict[str, Json], writer: Engine) -> Manifest:
+def _describe(job: Job, recipe: dict[str, Json], writer: Engine, sources: list[SourceFile]) -> Manifest:
     settings = {k: v for k, v in writer.identity.settings.items() if k not in SECRET_SETTINGS}
     layout = {k: v for k, v in asdict(job.config.layout).items() if k != "about"}
     more: dict[str, Json] = {"limit": job.config.limit, "shards": job.config.shards, "layout": layout}
     shown = asdict(replace(writer.identity, settings=settings))
-    return describe_dataset(job.config.sources, {**recipe, **more}, shown)
+    return describe_dataset(sources, {**recipe, **more}, shown)
 
 
 def _do_shards(job: Job, bench: Bench, recipe: str, n_rows: int) -> Counts:

@@ -17,7 +17,7 @@ from ..environment import environment
 from ..runs import differences
 from .card import write_card
 from .driver import Counts
-from .source import SourceFile, describe_source
+from .source import SourceFile
 from .stats import JobStats
 
 MANIFEST, SUCCESS = "manifest.json", "_SUCCESS"
@@ -34,15 +34,10 @@ class Manifest:
     """The engine's identity; empty where none was needed."""
 
 
-def describe_dataset(sources: Sequence[Path], config: Mapping[str, Json], writer: Mapping[str, Json]) -> Manifest:
-    """The manifest of a dataset made of ``sources`` under ``config``.
-
-    Raises:
-        BadInput: a source cannot be read; names file and line.
-    """
-    found = tuple(describe_source(path) for path in sources)
-    listed: list[Json] = [{"kind": each.kind, "rows": each.rows, "sha256": each.sha256} for each in found]
-    return Manifest({**config, "sources": listed}, found, writer)
+def describe_dataset(sources: Sequence[SourceFile], config: Mapping[str, Json], writer: Mapping[str, Json]) -> Manifest:
+    """The manifest of a dataset made of ``sources`` under ``config``."""
+    listed: list[Json] = [{"kind": each.kind, "rows": each.rows, "sha256": each.sha256} for each in sources]
+    return Manifest({**config, "sources": listed}, tuple(sources), writer)
 
 
 def begin_dataset(folder: Path, manifest: Manifest, *, update: bool = False) -> None:

@@ -82,6 +82,15 @@ class Numeral:
     result: bool = False
     """It follows an equals sign."""
 
+    @property
+    def quotient(self) -> Value | None:
+        """The value of the fraction that starts here."""
+        top, bottom = self.values[0], self.divisor
+        if isinstance(top, str) or isinstance(bottom, str) or not bottom:
+            return None
+        value = Fraction(top) / bottom
+        return int(value) if value.denominator == 1 else value
+
 
 def plain_notation(text: str) -> str:
     """Lower case, with plain signs for LaTeX and Unicode ones; math and bold marks are left out."""
@@ -114,11 +123,20 @@ def invented(text: str, given: tuple[Facts, ...]) -> Iterator[str]:
             known |= _derived(equation, given, known)
         elif not any(equation.key in facts.equations for facts in given):
             yield f"{equation.left} {equation.relation} {equation.right} does not hold"
-    skipped = {match.end() for match in _ENUMERATOR.finditer(plain)}
-    for numeral in _numerals(plain, skipped):
-        reason = _judge(numeral, given, known)
+    excused = False
+    for numeral in _numerals(text):
+        part_of_given = excused
+        excused = numeral.quotient is not None and _given(numeral.quotient, given, known)
+        reason = _changed(numeral, given, known)
+        if reason is None and not (excused or part_of_given):
+            reason = _new(numeral, given, known)
         if reason:
             yield reason
+
+
+def numbers_in(text: str) -> set[Value]:
+    """The numbers of a text in digits, numbers of list items left out; of a fraction its terms and its value."""
+    return _values(_numerals(text))
 
 
 def results_kept(text: str, source: str) -> float:
@@ -126,7 +144,7 @@ def results_kept(text: str, source: str) -> float:
     results = read_facts(source).results
     if not results:
         return 1.0
-    values = _values(list(_numerals(plain_notation(text), set())))
+    values = numbers_in(text)
     return sum(1 for value in results if value in values) / len(results)
 
 
@@ -138,7 +156,7 @@ def _read_facts(text: str) -> Facts:
     contexts: dict[Context, set[Value]] = {}
     for numeral in numerals:
         if numeral.context:
-            contexts.setdefault(numeral.context, set()).update(numeral.values)
+            contexts.setdefault(numeral.context, set()).add(numeral.values[0])
     order = [numeral.values[0] for numeral in numerals]
     return Facts(
         values=frozenset(_values(numerals) | _spelled(tokens)),
@@ -149,16 +167,19 @@ def _read_facts(text: str) -> Facts:
     )
 
 
-def _numerals(plain: str, skipped: set[int]) -> Iterator[Numeral]:
-    """Numbers in order, without those that end where a list item is numbered."""
+@lru_cache(maxsize=8)
+def _numerals(text: str) -> tuple[Numeral, ...]:
+    """Numbers in order, without those that number a list item; remembered, since several gates ask in a row."""
+    plain = plain_notation(text)
+    skipped = {match.end() for match in _ENUMERATOR.finditer(plain)}
     if not skipped:
-        return _read(_TOKEN.findall(plain))
+        return tuple(_read(_TOKEN.findall(plain)))
     tokens, hidden = [], []
     for match in _TOKEN.finditer(plain):
         if match.end() in skipped:
             hidden.append(len(tokens))
         tokens.append(match.group())
-    return _read(tokens, frozenset(hidden))
+    return tuple(_read(tokens, frozenset(hidden)))
 
 
 def _read(tokens: list[str], hidden: frozenset[int] = frozenset()) -> Iterator[Numeral]:
@@ -217,18 +238,9 @@ def _values(numerals: Iterable[Numeral]) -> set[Value]:
         first = numeral.values[0]
         if numeral.percent and not isinstance(first, str):
             values.add(Fraction(first) / 100)
-        quotient = _quotient(numeral)
-        if quotient is not None:
-            values.add(quotient)
+        if numeral.quotient is not None:
+            values.add(numeral.quotient)
     return values
-
-
-def _quotient(numeral: Numeral) -> Value | None:
-    top, bottom = numeral.values[0], numeral.divisor
-    if isinstance(top, str) or isinstance(bottom, str) or not bottom:
-        return None
-    value = Fraction(top) / bottom
-    return int(value) if value.denominator == 1 else value
 
 
 def _spelled(tokens: list[str]) -> set[Value]:
@@ -253,40 +265,42 @@ def _given(value: Value, given: tuple[Facts, ...], known: set[Value]) -> bool:
 
 
 def _derived(equation: Equation, given: tuple[Facts, ...], known: set[Value]) -> set[Value]:
-    """New numbers that an equation makes known: all of it, if one side has only known ones."""
-    sides = [list(_read(_TOKEN.findall(side))) for side in (equation.left, equation.right)]
-    if not any(_all_given(tuple(numeral.values[0] for numeral in side), given, known) for side in sides):
+    """New numbers that an equation makes known: the right side by a known left one, or a single left one by the right.
+
+    So ``36 = 4*9`` brings in 4 and 9, while in ``19-12 = 7`` the 19 stays unknown.
+    """
+    left, right = (list(_read(_TOKEN.findall(side))) for side in (equation.left, equation.right))
+    from_left = _all_known(left, given, known)
+    if not from_left and not (len(left) == 1 and _all_known(right, given, known)):
         return set()
-    return {value for value in _values(sides[0] + sides[1]) if not _given(value, given, known)}
+    return {value for value in _values(left + right) if not _given(value, given, known)}
 
 
-def _judge(numeral: Numeral, given: tuple[Facts, ...], known: set[Value]) -> str | None:
-    value = numeral.values[0]
+def _all_known(numerals: list[Numeral], given: tuple[Facts, ...], known: set[Value]) -> bool:
+    return all(_given(numeral.values[0], given, known) for numeral in numerals)
+
+
+def _changed(numeral: Numeral, given: tuple[Facts, ...], known: set[Value]) -> str | None:
     there = [facts.contexts[numeral.context] for facts in given if numeral.context in facts.contexts]
-    if there and value not in known and not any(v in values for values in there for v in numeral.values):
-        shown = " ".join(token or numeral.shown for token in numeral.context)
-        return f'"{shown}": the source has {_list(there)} here'
-    if _given(value, given, known) or (len(numeral.values) > 1 and _all_given(numeral.values[1:], given, known)):
-        return _judge_quotient(numeral, given, known)
-    quotient = _quotient(numeral)
-    if quotient is not None and _given(quotient, given, known):
+    if not there or numeral.values[0] in known or any(v in values for values in there for v in numeral.values):
         return None
+    shown = " ".join(token or numeral.shown for token in numeral.context)
+    return f'"{shown}": the source has {_list(there)} here'
+
+
+def _new(numeral: Numeral, given: tuple[Facts, ...], known: set[Value]) -> str | None:
+    value, *parts = numeral.values
+    if _given(value, given, known) or (parts and all(_given(part, given, known) for part in parts)):
+        return _new_quotient(numeral, given)
     if numeral.percent and not isinstance(value, str) and _given(Fraction(value) / 100, given, known):
         return None
     return f"{numeral.shown} is neither in the source nor in the question"
 
 
-def _all_given(values: tuple[Value, ...], given: tuple[Facts, ...], known: set[Value]) -> bool:
-    return all(_given(value, given, known) for value in values)
-
-
-def _judge_quotient(numeral: Numeral, given: tuple[Facts, ...], known: set[Value]) -> str | None:
-    """A fraction of given numbers must itself be given, or its terms must stand next to each other there."""
-    quotient = _quotient(numeral)
-    if quotient is None or _given(quotient, given, known):
-        return None
+def _new_quotient(numeral: Numeral, given: tuple[Facts, ...]) -> str | None:
+    """A fraction that is not given itself: its terms must stand next to each other in the source."""
     pair = (numeral.values[0], numeral.divisor)
-    if any(pair in facts.quotients for facts in given):
+    if numeral.quotient is None or any(pair in facts.quotients for facts in given):
         return None
     return f"{numeral.shown}/{numeral.divisor} is neither in the source nor in the question"
 

@@ -46,7 +46,7 @@ def read_source(path: Path) -> Iterator[SourceRow]:
 
 
 def describe_source(path: Path) -> SourceFile:
-    """Kind, number of rows and content hash of a source.
+    """Kind, number of rows and content hash of a source; every row is read, so that a bad one shows at the start.
 
     Raises:
         BadInput: as `read_source`.
@@ -55,8 +55,8 @@ def describe_source(path: Path) -> SourceFile:
         info = read_info(path)
         about: dict[str, Json] = {"model": info.model, "method": info.method, "benchmark": info.benchmark}
         files = [path / PROBLEMS, path / TRACES, path / GRADES]
-        return SourceFile(str(path), "run", _count_lines(path / TRACES), _hash(files), about)
-    return SourceFile(str(path), "file", _count_lines(path), _hash([path]), {})
+        return SourceFile(str(path), "run", _count(path), _hash(files), about)
+    return SourceFile(str(path), "file", _count(path), _hash([path]), {})
 
 
 def read_sources(paths: Sequence[Path], limit: int | None = None) -> Iterator[SourceRow]:
@@ -126,8 +126,8 @@ def _text(row: Mapping[str, Any], names: Sequence[str], where: str) -> str:
     return value
 
 
-def _count_lines(path: Path) -> int:
-    return sum(1 for _ in read_rows(path, torn_tail=True))
+def _count(path: Path) -> int:
+    return sum(1 for _ in read_source(path))
 
 
 def _hash(files: Sequence[Path]) -> str:

@@ -27,7 +27,7 @@ _CLOSER = re.compile(
     r"\n[ \t]*(?:\((?:note|word count)\b[^\n]{0,300}\)|(?:let me know|i hope this|feel free)\b[^\n]{0,200})\Z",
     re.IGNORECASE,
 )
-_QUOTES = {'"': '"', "“": "”", "'": "'", "«": "»", "„": "“"}
+_QUOTES = {'"': '"', "“": "”", "«": "»", "„": "“"}
 
 _CONTROL = re.compile(
     r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|\[/?INST\]|<</?SYS>>|</?s>|<(?:start|end)_of_turn>|<\|?(?:bos|eos|pad|unk)\|?>"

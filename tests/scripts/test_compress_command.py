@@ -1,0 +1,103 @@
+"""`laconic compress` through its front door, on the embedded reasoner: no key, no network, nothing given."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from laconic_cli.main import main
+
+from cot.datagen.export import load_dataset
+from cot.embedded import embedded_model_path
+from eval_math.errors import BadInput
+
+COMMON = ("--engine", "hf", "--limit", "8", "--max-tokens", "400", "--export", "messages", "arrow", "parquet")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def needs_the_reasoner():
+    try:
+        embedded_model_path()
+    except BadInput as error:
+        pytest.skip(f"the embedded reasoner is not built: {error}")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("compress") / "c3ot"
+    assert main(["compress", "c3ot", "--out", str(out), *COMMON]) == 0
+    return out
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def test_c3ot_needs_nothing_but_a_folder(made):
+    listed = rows(made / "train.jsonl")
+    stats = json.loads((made / "stats.json").read_text("utf-8"))
+    assert stats["sources"] == 8
+    assert {row["condition"] for row in listed} == {"long", "short"}
+    short = [row for row in listed if row["condition"] == "short"]
+    assert len(short) >= 6
+    assert all(row["ratio_measured"] < 0.5 for row in short)
+    card = (made / "README.md").read_text("utf-8")
+    assert "unknown to the tool" in card
+    assert f"| short | {len(short)} |" in card
+    assert (made.with_name("c3ot-traces") / "summary.json").exists()
+
+
+def test_the_same_command_goes_on_where_it_stopped(made, capsys):
+    before = (made / "train.jsonl").read_bytes()
+    assert main(["compress", "c3ot", "--out", str(made), *COMMON, "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["sources"] == 8
+    assert (made / "train.jsonl").read_bytes() == before
+    assert main(["compress", "c3ot", "--out", str(made), *COMMON, "--tries", "1"]) == 2
+    assert "method.tries: 3 stored, 1 asked" in capsys.readouterr().err
+
+
+def test_exports_hold_the_same_texts(made):
+    from datasets import load_from_disk
+
+    listed = rows(made / "train.jsonl")
+    arrow = load_from_disk(str(made / "arrow"))["train"]
+    assert [row["completion"][0]["content"] for row in arrow] == [row["completion"][0]["content"] for row in listed]
+    assert arrow.to_list() == load_dataset(made)["train"].to_list()
+    assert arrow.features["ratio_requested"].dtype == "float64"
+    talks = rows(made / "messages-train.jsonl")
+    assert [talk["messages"][-1]["role"] for talk in talks] == ["assistant"] * len(listed)
+    assert (made / "parquet" / "train.parquet").exists()
+
+
+def test_every_refusal_can_be_explained(made, capsys):
+    key = rows(made / "train.jsonl")[0]["row_key"]
+    assert main(["compress", "explain", "--out", str(made), "--row", key[:8]]) == 0
+    shown = capsys.readouterr().out
+    assert "short, try 0: " in shown
+    assert main(["compress", "explain", "--out", str(made), "--row", "zzz"]) == 2
+
+
+def test_chunks_are_rewritten_and_searched(made, tmp_path):
+    traces = str(made.with_name("c3ot-traces"))
+    words = ["--traces", traces, "--out", str(tmp_path / "r1"), "--engine", "hf", "--limit", "4", "--versions", "2"]
+    assert main(["compress", "r1-compress", *words]) == 0
+    listed = rows(tmp_path / "r1" / "train.jsonl")
+    assert listed
+    assert all(row["ratio_measured"] < 0.95 for row in listed)
+    figures = json.loads((tmp_path / "r1" / "stats.json").read_text("utf-8"))["figures"]
+    assert figures["chunks_rewritten"]["mean"] > 0
+
+
+def test_words_are_left_out_by_the_models_own_surprise(made, tmp_path):
+    traces = str(made.with_name("c3ot-traces"))
+    words = ["--traces", traces, "--out", str(tmp_path / "skip"), "--engine", "hf", "--ratios", "0.7"]
+    assert main(["compress", "tokenskip", *words]) == 0
+    for row in rows(tmp_path / "skip" / "train.jsonl"):
+        assert 0.55 <= row["ratio_measured"] <= 0.72
+
+
+def test_bad_sources_are_named(tmp_path, capsys):
+    (tmp_path / "bad.jsonl").write_text('{"question": "1?"}\n')
+    assert main(["compress", "c3ot", "--traces", str(tmp_path / "bad.jsonl"), "--out", str(tmp_path / "o")]) == 2
+    assert "line 1: no field answer or gold" in capsys.readouterr().err
