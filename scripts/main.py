@@ -42,6 +42,7 @@ COMMANDS: dict[tuple[str, ...], Entry] = {
     ("steer", "export-vector"): Entry("steer_export_vector", "SteerExportVector", "a vector as GGUF or .npy"),
     ("steer", "serve"): Entry("steer_serve", "SteerServe", "an OpenAI-compatible vLLM server, steered per request"),
     ("compress", "c3ot"): Entry("compress", "CompressC3ot", "long and short traces behind conditions, to train on"),
+    ("compress", "adapt"): Entry("compress_adapt", "CompressAdapt", "each trace at the level a student can learn from"),
     ("compress", "r1-compress"): Entry("compress", "CompressR1", "traces rewritten chunk by chunk, to train on"),
     ("compress", "tokenskip"): Entry("compress", "CompressTokenSkip", "traces without unimportant words, to train on"),
     ("compress", "shortest"): Entry("compress", "CompressShortest", "shortest correct samples, to train on or prefer"),
