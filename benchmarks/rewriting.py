@@ -56,6 +56,7 @@ class Student:
     kind: Literal["sft", "dpo"] = "sft"
 
 
+SAMPLED = ("shortest", "--n", "4", "--limit", "400", "--max-tokens", "512")
 STUDENTS: dict[Study, list[Student]] = {
     "c3ot": [
         Student("long-only", ("c3ot", "--long-share", "1", "--conditions", "none"), {"long-only": "none"}),
@@ -64,15 +65,19 @@ STUDENTS: dict[Study, list[Student]] = {
         Student("unconditioned", ("c3ot", "--conditions", "none"), {"unconditioned": "none"}),
     ],
     "r1-compress": [
-        Student("chunks", ("r1-compress", "--versions", "4"), {"r1-compress": "none"}),
-        Student("whole", ("c3ot", "--long-share", "0", "--conditions", "none"), {"whole-trace": "none"}),
+        Student("chunks", ("r1-compress", "--versions", "4", "--limit", "400"), {"r1-compress": "none"}),
+        Student(
+            "whole",
+            ("c3ot", "--long-share", "0", "--conditions", "none", "--limit", "400"),
+            {"whole-trace": "none"},
+        ),
     ],
     "others": [
         Student(
             "tokenskip", ("tokenskip",), {f"tokenskip-{r}": f"tokenskip:ratio={r}" for r in ("1", "0.7", "0.5")}
         ),
-        Student("shortest", ("shortest",), {"shortest-sft": "none"}),
-        Student("preferred", ("shortest",), {"shortest-dpo": "none"}, kind="dpo"),
+        Student("shortest", SAMPLED, {"shortest-sft": "none"}),
+        Student("preferred", SAMPLED, {"shortest-dpo": "none"}, kind="dpo"),
     ],
 }  # fmt: skip
 
