@@ -3,9 +3,9 @@
     python -m benchmarks.datagen [--rows 10000 100000 1000000] [--json FILE]
 
 A scripted writer answers at once and the rewriter does the least there is - one call, one row - so that the time is
-that of reading, hashing, storing with checksum and fsync, and writing the dataset. Each size runs in a process of its own;
-the figures are rows per second over all of it and the peak of memory. Goals: 2,000 rows/s, and no more than 1.25 times
-the memory of the smallest size at the largest.
+that of reading, hashing, storing with checksum and fsync, and writing the dataset. Each size runs in a process of its
+own; the figures are rows per second over all of it and the peak of memory. Goals: 2,000 rows/s, and no more than 1.25
+times the memory of the smallest size at the largest.
 """
 
 from __future__ import annotations

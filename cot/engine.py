@@ -21,6 +21,7 @@ CAPABILITIES: Mapping[str, str] = {
     "sparse_kv": "drop or shrink parts of the KV cache",
     "prompt_embeds": "prompts given as embeddings",
     "prefill": "continue a started output",
+    "ban": "never generate given tokens",
 }
 
 
@@ -105,7 +106,8 @@ class Row(NamedTuple):
     at ``[batch_row, offset:offset + length]`` of a (batch, time, hidden) tensor or, with ``batch_row`` None, at
     ``[offset:offset + length]`` of a flat (tokens, hidden) one. ``n_prompt`` counts prompt tokens without prefill.
     ``think_end`` is the position of the end-of-think token once it has been fed, else None; for a prompt that closes
-    thinking, from its first pass on until the output opens thinking anew.
+    thinking, from its first pass on until the output opens thinking anew. ``ids`` are the sequence's newest tokens, the
+    last one fed at the end: those of this pass at least; in the first pass of a request all those before it too.
     """
 
     request: Request
@@ -115,6 +117,7 @@ class Row(NamedTuple):
     first_position: int
     n_prompt: int
     think_end: int | None = None
+    ids: Sequence[int] = ()
 
 
 T = TypeVar("T")
@@ -137,6 +140,13 @@ class ModelAccess(Protocol):
         """Which requests the forward pass now running serves; empty outside one."""
         ...
 
+    def check_requests(self, check: Callable[[Request], object]) -> Callable[[], None]:
+        """Call ``check`` with each request on its way in, until what is returned is called.
+
+        A request for which it raises BadInput gives a trace with ``finish="error"``; the others go on.
+        """
+        ...
+
     def forget_prefixes(self) -> None:
         """Drop cached prefixes: their keys and values belong to another state of the model."""
         ...
@@ -152,7 +162,8 @@ def unit_key(request: Request, identity: EngineIdentity, method: Mapping[str, Js
                 "messages": [[m.role, m.content] for m in request.messages],
                 "prompt_ids": list(request.prompt_ids) if request.prompt_ids is not None else None,
                 "prefill_ids": list(request.prefill_ids),
-                "sampling": request.sampling.__dict__,
+                # Left out where empty: keys of runs made before the field existed stay what they were.
+                "sampling": {k: v for k, v in request.sampling.__dict__.items() if k != "banned_ids" or v},
                 "template": dict(request.template),
                 "extras": dict(request.extras),
             },

@@ -86,7 +86,7 @@ def describe_run(method: Method, engine: Engine, config: EvalConfig, **more: Jso
     """
     identity = engine.identity
     settings = {name: value for name, value in identity.settings.items() if name not in SECRET_SETTINGS}
-    sampling = {k: v for k, v in asdict(config.sampling).items() if k != "seed"}
+    sampling = {k: v for k, v in asdict(config.sampling).items() if k != "seed" and (k != "banned_ids" or v)}
     decisive: dict[str, Json] = {
         "benchmark": config.benchmark,
         "samples": config.samples,

@@ -29,11 +29,18 @@ class MethodEntry:
 METHODS: Mapping[str, MethodEntry] = {
     "none": MethodEntry("cot.method", "Method"),
     "concise": MethodEntry("cot.prompting", "Concise"),
+    "draft": MethodEntry("cot.draft", "Draft"),
     "nothink": MethodEntry("cot.prompting", "NoThink"),
+    "nothinking": MethodEntry("cot.prompting", "NoThinking"),
     "cut": MethodEntry("cot.budget", "Cut"),
+    "limit": MethodEntry("cot.budget", "Limit"),
+    "budget": MethodEntry("cot.forcing", "Budget"),
+    "nowait": MethodEntry("cot.nowait", "NoWait"),
+    "deer": MethodEntry("cot.deer", "Deer"),
     "c3ot": MethodEntry("cot.c3ot", "Conditioned"),
     "tokenskip": MethodEntry("cot.tokenskip", "AskedRatio"),
     "asc": MethodEntry("steering.asc", "Asc"),
+    "seal": MethodEntry("steering.seal", "Seal"),
 }
 
 NEXT_PART = re.compile(r"\+(?=[a-z][a-z0-9-]*(?:[:+]|$))")

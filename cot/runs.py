@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from eval_math.errors import BadInput, LaconicError, RunMismatch, StoreError
+from eval_math.errors import BadInput, LaconicError, RunMismatch
 from eval_math.files import read_records, write_atomic, write_json
 from eval_math.records import SCHEMA, Grade, Json, Problem, Trace, digest, from_json, to_line
 

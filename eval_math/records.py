@@ -59,6 +59,8 @@ class Sampling:
     seed: int = 0
     stop: tuple[str, ...] = ()
     stop_at_think_end: bool = False
+    banned_ids: tuple[int, ...] = ()
+    """Tokens that are never generated."""
 
     def __post_init__(self) -> None:
         checks = {

@@ -29,8 +29,13 @@ class SteerExtract:
     pooling: Literal["last", "mean_response", "first_k", "boundary"] = "last"
     """last: the final token of a side. mean_response: all its tokens. first_k: the first 16. boundary: those that end a
     sentence or line."""
-    estimator: Literal["mean_diff", "median", "pca_center", "ces"] = "mean_diff"
-    """How pairs become a direction: their mean, median or first component, or learned (contrastive energy, ASC-CES)."""
+    estimator: Literal["mean_diff", "median", "pca_center", "ces", "seal"] = "mean_diff"
+    """How pairs become a direction: their mean, median or first component, or learned (contrastive energy, ASC-CES).
+    seal: no pairs, but the thoughts of the correct traces in --runs, execution minus reflection and transition."""
+    runs: tuple[Path, ...] = ()
+    """Run folders (seal)."""
+    boundary: str = "\\n\\n"
+    """Texts of the tokens that end a thought, separated by ; with \\n for a line break (seal)."""
     steps: int = 300
     """Of learning a vector (ces)."""
     faithful: bool = False
@@ -61,6 +66,8 @@ def run(command: SteerExtract) -> int:
     from .steer_show import format_vector, vector_figures
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    if command.estimator == "seal":
+        return _run_seal(command)
     pairs = load_pairs(command.pairs)
     result = _extract(command, pairs)
     save_vector(result.vector, command.out)
@@ -71,6 +78,35 @@ def run(command: SteerExtract) -> int:
     print(format_vector(result.vector), f"vector: {command.out}", sep="\n", file=shown)
     figures = {"pairs": len(pairs), "skipped": len(result.skipped), "out": str(command.out)}
     write_figures(command.json, {**figures, **vector_figures(result.vector)})
+    return 0
+
+
+def _run_seal(command: SteerExtract) -> int:
+    import sys
+
+    from cot.engine import EngineConfig
+    from cot.engines import open_engine
+    from eval_math.errors import BadInput
+    from steering.seal import SealRecipe, extract_seal
+    from steering.sites import engine_shape, parse_blocks
+    from steering.vector import save_vector
+
+    from .command import write_figures
+    from .steer_show import format_vector, vector_figures
+
+    if not command.runs:
+        raise BadInput("--estimator seal reads traces: give --runs with one or more run folders of this model")
+    engine = open_engine(EngineConfig(command.model, "hf", dtype=command.dtype, device=command.device))
+    try:
+        blocks = parse_blocks(command.blocks, engine_shape(engine).num_layers)
+        recipe = SealRecipe(blocks, command.boundary, batch_tokens=command.batch_tokens)
+        vector = extract_seal(engine, command.runs, recipe)
+    finally:
+        engine.close()
+    save_vector(vector, command.out)
+    shown = sys.stderr if command.json == "-" else sys.stdout
+    print(format_vector(vector), f"vector: {command.out}", sep="\n", file=shown)
+    write_figures(command.json, {"traces": vector.info.n_pairs, "out": str(command.out), **vector_figures(vector)})
     return 0
 
 
@@ -85,7 +121,7 @@ def _extract(command: SteerExtract, pairs: list[Pair]) -> Extraction:
         recipe = Recipe(
             parse_blocks(command.blocks, engine_shape(engine).num_layers),
             pooling=command.pooling,
-            estimator="mean_diff" if command.estimator == "ces" else command.estimator,
+            estimator="mean_diff" if command.estimator in ("ces", "seal") else command.estimator,
             span=command.span,
             batch_tokens=command.batch_tokens,
             max_tokens=command.max_tokens,

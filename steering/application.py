@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import WeakSet
+from typing import TYPE_CHECKING, Any
+from weakref import ReferenceType, WeakSet, ref
 
 from cot.engine import Engine, ModelAccess, Row
 from cot.thinking import TAG_PAIRS
@@ -59,6 +59,8 @@ class Steering:
     window: Window = ALWAYS
     vectors: Mapping[str, Steps] = field(default_factory=dict)
     """Other steps by name, for requests that ask for them; at the same blocks."""
+    gate: frozenset[int] | None = None
+    """Steer only states whose fed token is one of these; None = all."""
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -112,7 +114,7 @@ def steer(engine: Engine, steering: Steering) -> Iterator[SteerCount]:
     """
     access = _access(engine)
     cached = engine.identity.engine != "hf"
-    count = SteerCount(steering.prompt, steering.until, prefix_cache=cached, window=steering.window)
+    count = SteerCount(steering.prompt, steering.until, prefix_cache=cached, window=steering.window, gate=steering.gate)
     _warn_of_spelled_tags(engine, steering)
     if not steering.idle:
         _prove(engine, access, steering)
@@ -127,6 +129,7 @@ def steer(engine: Engine, steering: Steering) -> Iterator[SteerCount]:
 def _hooked(access: ModelAccess, steering: Steering, count: SteerCount) -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(access.forget_prefixes)
+        stack.callback(access.check_requests(steering.chosen))
         stack.callback(access.apply_model(partial(_hook, steering=steering, rows=access.current_rows, count=count)))
         access.forget_prefixes()
         yield
@@ -135,75 +138,73 @@ def _hooked(access: ModelAccess, steering: Steering, count: SteerCount) -> Itera
 def _prove(engine: Engine, access: ModelAccess, steering: Steering) -> None:
     """Refuse an engine that does not run the hooks: the bare step must move the probe.
 
-    Without the window, since the probe is short, and added, since a clamp may rightly leave every state as it is.
+    Without window and gate, since the probe is short, and added, since a clamp may rightly leave every state as it is.
     """
-    bare = replace(steering, mode="add", window=ALWAYS, strength=steering.strength or 1.0)
+    bare = replace(steering, mode="add", window=ALWAYS, gate=None, strength=steering.strength or 1.0)
     first, again = _probe(engine), _probe(engine)
     with _hooked(access, bare, SteerCount(bare.prompt, bare.until)):
         _refuse_no_effect(first, again, _probe(engine))
 
 
-class Share(NamedTuple):
-    """The positions of one request in a forward pass that are edited, and how."""
+@dataclass
+class Edits:
+    """States of a forward pass that are edited, one entry each: where among all, by which steps, how strongly."""
 
-    row: Row
-    start: int
-    stop: int
-    steps: str | None
-    strength: float
+    places: list[int] = field(default_factory=list)
+    steps: list[str | None] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
 
 
-def edit_states(
-    output: Any, shares: Sequence[Share], step_of: Callable[[str | None], torch.Tensor], how: Steering
-) -> Any:
-    """What a block returned with its states edited in float32 at the shares; other positions keep their bits.
+def edit_states(output: Any, edits: Edits, step_of: Callable[[str | None], torch.Tensor], mode: Mode) -> Any:
+    """What a block returned with its states edited in float32; other positions keep their bits.
 
     Args:
-        output: (batch, time, hidden) or (tokens, hidden), alone or first in a tuple; see `block_output`.
+        output: (batch, time, hidden) or (tokens, hidden), alone or first in a tuple; see `block_output`. Places count
+            the rows of a batch one after the other.
         step_of: the step (hidden,) float32 of a name.
     """
     import torch
 
-    states = block_output(output)
-    flat, width = states.reshape(-1, states.shape[-1]), states.shape[-2]
-    places = [place for share in shares for place in _places(share, width)]
-    weights = _weights(shares, how.window)
-    one = len({share.steps for share in shares}) == 1
-    steps = step_of(shares[0].steps).to(flat.device)
-    if not one:
-        steps = torch.cat([step_of(s.steps).to(flat.device).expand(s.stop - s.start, -1) for s in shares])
-    index = None if len(places) == len(flat) else torch.tensor(places)
-    chosen = flat if index is None else flat[index.to(flat.device)]
-    moved = change(how.mode, chosen.float(), steps, weights.to(flat.device))
+    additive = output[0] if isinstance(output, tuple) else output
+    count = additive.shape[:-1].numel()
+    index = None if len(edits.places) == count else torch.tensor(edits.places, device=additive.device)
+    steps, weights = _gathered(edits, step_of, additive.device)
+    # Adding needs no look at the states, and with vLLM that would be one more sum of two tensors.
+    states = additive if mode == "add" else block_output(output)
+    moved = change(mode, _taken(states, index).float(), steps, weights)
 
     def put(additive: torch.Tensor) -> torch.Tensor:
-        rows = additive.reshape(-1, additive.shape[-1])
-        old = rows if index is None else rows[index.to(rows.device)]
-        edited = (old.float() + moved).to(additive.dtype)
-        whole = edited if index is None else rows.index_copy(0, index.to(rows.device), edited)
-        return whole.view(additive.shape)
+        edited = (_taken(additive, index).float() + moved).to(additive.dtype)
+        if index is None:
+            return edited.view(additive.shape)
+        return additive.reshape(-1, additive.shape[-1]).index_copy(0, index, edited).view(additive.shape)
 
     return replace_output(output, put)
 
 
-def _places(share: Share, width: int) -> range:
-    """Where a share stands among the states of all rows, one row of ``width`` tokens after the other."""
-    row = share.row
-    first = row.offset + share.start - row.first_position + (row.batch_row or 0) * width
-    return range(first, first + share.stop - share.start)
+def _taken(states: torch.Tensor, index: torch.Tensor | None) -> torch.Tensor:
+    """(edited states, hidden)."""
+    flat = states.reshape(-1, states.shape[-1])
+    return flat if index is None else flat[index]
 
 
-def _weights(shares: Sequence[Share], window: Window) -> torch.Tensor:
-    """(states, 1) or, where all are alike, (1, 1) float32."""
+def _gathered(
+    edits: Edits, step_of: Callable[[str | None], torch.Tensor], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Steps (states, hidden) or (hidden,), weights (states, 1) or (1, 1), the latter where all are alike."""
     import torch
 
-    if window.fade_tokens is None:
-        if len({share.strength for share in shares}) == 1:
-            return torch.tensor([[shares[0].strength]], dtype=torch.float32)
-        found = [[share.strength] for share in shares for _ in range(share.stop - share.start)]
-        return torch.tensor(found, dtype=torch.float32)
-    places = [(share, at - share.row.n_prompt + 1) for share in shares for at in range(share.start, share.stop)]
-    return torch.tensor([[share.strength * window.weight(token)] for share, token in places], dtype=torch.float32)
+    names = list(dict.fromkeys(edits.steps))
+    steps = step_of(names[0]).to(device)
+    if len(names) > 1:
+        order = torch.tensor([names.index(name) for name in edits.steps], device=device)
+        steps = torch.stack([step_of(name).to(device) for name in names])[order]
+    alike = edits.weights.count(edits.weights[0]) == len(edits.weights)
+    weights = torch.tensor(edits.weights[:1] if alike else edits.weights, dtype=torch.float32, device=device)
+    return steps, weights[:, None]
+
+
+Choice = tuple[ReferenceType[Request], str | None, float]
 
 
 @dataclass(frozen=True)
@@ -217,18 +218,41 @@ class _Edit:
     rows: Callable[[], list[Row]]
     count: SteerCount
     counts: bool
+    choices: dict[int, Choice] = field(default_factory=dict)
+    """What running requests chose, by id."""
 
     def __call__(self, module: Any, arguments: Any, output: Any) -> Any:
-        shares = [share for row in self.rows() if (share := self._share(row)) is not None]
-        return edit_states(output, shares, self._step, self.steering) if shares else output
+        edits, span = Edits(), self.count.add if self.counts else self.count.span
+        for row in self.rows():
+            start, stop = span(row)
+            if start < stop:
+                self._collect(edits, row, start, stop, output)
+        return edit_states(output, edits, self._step, self.steering.mode) if edits.places else output
 
-    def _share(self, row: Row) -> Share | None:
-        start, stop = self.count.add(row) if self.counts else self.count.span(row)
-        # Most requests choose nothing; this runs for each of them in every pass.
-        name, strength = self.steering.chosen(row.request) if row.request.extras else (None, self.steering.strength)
-        if start >= stop or name not in self.moving:
-            return None
-        return None if self.steering.still(strength) else Share(row, start, stop, name, strength)
+    def _collect(self, edits: Edits, row: Row, start: int, stop: int, output: Any) -> None:
+        """Add a row's states. This runs for every row of every pass, mostly for one state."""
+        steering = self.steering
+        name, strength = self._chosen(row.request) if row.request.extras else (None, steering.strength)
+        if name not in self.moving or (strength == 0 and steering.still(0)):
+            return
+        shift = row.offset - row.first_position
+        if row.batch_row:
+            shift += row.batch_row * (output[0] if isinstance(output, tuple) else output).shape[-2]
+        places = self.count.places(row, start, stop) if steering.gate is not None else range(start, stop)
+        fade, before = steering.window.fade_tokens, row.n_prompt - 1
+        for at in places:
+            edits.places.append(shift + at)
+            edits.steps.append(name)
+            edits.weights.append(strength if fade is None else strength * steering.window.weight(at - before))
+
+    def _chosen(self, request: Request) -> tuple[str | None, float]:
+        """`Steering.chosen`, remembered: a request asks for the same in each of its passes."""
+        key = id(request)
+        known = self.choices.get(key)
+        if known is None or known[0]() is not request:
+            known = (ref(request, lambda _: self.choices.pop(key, None)), *self.steering.chosen(request))
+            self.choices[key] = known
+        return known[1], known[2]
 
     def _step(self, name: str | None) -> torch.Tensor:
         return (self.steering.steps if name is None else self.steering.vectors[name])[self.block]

@@ -22,7 +22,9 @@ from eval_math.errors import BadInput
 from eval_math.records import Json, unit_seed
 
 from .counting import PromptTokens, Until, Window
+from .gate import gate_texts, gate_tokens
 from .operators import MODES, Mode
+from .sums import add_up, parse_sum
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +43,8 @@ class Asc(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"generate", "score", "steer"})
 
     vector: str
-    """Vector file (`laconic steer extract`)."""
+    """Vector file (`laconic steer extract`), or several added up: a.safetensors*0.5;b.safetensors*-1 (a file without a
+    weight has its own strength)."""
     block: int | None = None
     """Block to steer, from 0; None = the file's."""
     strength: float | None = None
@@ -56,6 +59,8 @@ class Asc(Method):
     """Steer only the first so many output tokens."""
     fade: int | None = None
     """Let the strength fall to 0 over the first so many output tokens."""
+    gate: str = ""
+    """Steer only states whose fed token holds one of these texts, separated by ; (a line break is \\n); empty = all."""
     direction: Direction = "vector"
     """vector, or a null baseline: random (of equal norm) or negative."""
     seed: int = 0
@@ -79,6 +84,7 @@ class Asc(Method):
             BadInput: the file cannot be used with this model.
         """
         self._steps(engine)
+        self._gate(engine)
 
     def attach(self, engine: Engine) -> AbstractContextManager[Any]:
         """Steer the engine for the length of a ``with`` block; yields a `SteerCount`.
@@ -90,10 +96,16 @@ class Asc(Method):
 
         vector = self._load()
         window = Window(0, self.stop, self.fade)
-        return steer(
-            engine,
-            Steering(self._steps(engine), self.prompt, self.until, self._strength(vector), self.mode, window),
+        steering = Steering(
+            self._steps(engine),
+            self.prompt,
+            self.until,
+            self._strength(vector),
+            self.mode,
+            window,
+            gate=self._gate(engine),
         )
+        return steer(engine, steering)
 
     def fingerprint(self) -> dict[str, Json]:
         """Hyper-parameters with the file's defaults filled in, and a hash of the directions instead of the path."""
@@ -108,6 +120,7 @@ class Asc(Method):
             "until": self.until,
             "direction": self.direction,
             **seed,
+            **({"gate": list(self._gate_texts())} if self._gate_texts() else {}),
             **{
                 name: getattr(self, name)
                 for name in ("mode", "stop", "fade")
@@ -118,18 +131,26 @@ class Asc(Method):
     def label(self) -> str:
         """Name and the parameters that differ from their defaults; of the file, its name."""
         shown = [
-            f"{f.name}={Path(self.vector).stem if f.name == 'vector' else getattr(self, f.name)}"
+            f"{f.name}={self._file_names() if f.name == 'vector' else getattr(self, f.name)}"
             for f in dataclasses.fields(self)
             if getattr(self, f.name) != f.default
         ]
         return f"{self.name}:{','.join(shown)}"
 
+    def _file_names(self) -> str:
+        parts = parse_sum(self.vector)
+        return ";".join(path.stem + ("" if weight is None else f"*{weight:g}") for path, weight in parts)
+
     def _load(self) -> SteeringVector:
-        path = Path(self.vector).expanduser()
-        try:
-            return _load(path, path.stat().st_mtime_ns)
-        except OSError:
-            return _load(path, 0)
+        parts = [(_load(path, _modified(path)), weight) for path, weight in parse_sum(self.vector)]
+        return parts[0][0] if len(parts) == 1 and parts[0][1] is None else add_up(parts)
+
+    def _gate_texts(self) -> tuple[str, ...]:
+        return gate_texts(self.gate)
+
+    def _gate(self, engine: Engine) -> frozenset[int] | None:
+        texts = self._gate_texts()
+        return gate_tokens(engine.identity.model, texts) if texts else None
 
     def _check_fit(self, vector: SteeringVector, engine: Engine) -> None:
         from .sites import model_shape
@@ -161,7 +182,14 @@ class Asc(Method):
         return -step if self.direction == "negative" else step
 
 
-@lru_cache(maxsize=4)
+def _modified(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+@lru_cache(maxsize=8)
 def _load(path: Path, modified: int) -> SteeringVector:
     from .vector import load_vector
 

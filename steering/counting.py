@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 from weakref import ReferenceType, ref
@@ -56,6 +56,8 @@ class _Seen:
     closed_in_prompt: bool = False
     opened_at: int = 0
     ended: bool = False
+    in_prompt: int = 0
+    """Prompt positions among those steered or reused."""
 
 
 class SteerCount:
@@ -65,14 +67,23 @@ class SteerCount:
     Positions whose keys and values came from a prefix cache filled under the same steering count as reused; for an
     engine without such a cache they are a gap. After a prompt that closed thinking nothing is steered, unless the
     output starts with a start tag: then from that tag on.
+
+    With a ``gate`` only positions whose token is in it are steered and counted; a gap is a gap all the same.
     """
 
     def __init__(
-        self, prompt: PromptTokens, until: Until, *, prefix_cache: bool = True, window: Window = ALWAYS
+        self,
+        prompt: PromptTokens,
+        until: Until,
+        *,
+        prefix_cache: bool = True,
+        window: Window = ALWAYS,
+        gate: frozenset[int] | None = None,
     ) -> None:
         self.prompt: PromptTokens = prompt
         self.until: Until = until
         self.window = window
+        self.gate = gate
         self.prefix_cache = prefix_cache
         self.clear()
 
@@ -96,17 +107,41 @@ class SteerCount:
             start = max(start, seen.opened_at)
         return start, stop if row.think_end is None else min(stop, row.think_end)
 
+    def places(self, row: Row, start: int, stop: int) -> Collection[int]:
+        """Which of the positions ``start ... stop - 1`` the gate lets through; those whose tokens ``row`` tells."""
+        if self.gate is None:
+            return range(start, stop)
+        after = row.first_position + row.length
+        first = max(start, after - len(row.ids))
+        return [position for position in range(first, stop) if row.ids[position - after] in self.gate]
+
     def add(self, row: Row) -> tuple[int, int]:
-        """Note that this pass edits the positions of `span`, and return them."""
+        """Note that this pass edits the positions of `span` (with a gate, of `places`), and return the span."""
+        request, first, length, end = row.request, row.first_position, row.length, row.think_end
+        seen = self._seen.get((request.problem_id, request.sample))
+        if length == 1 and seen is not None and not seen.closed_in_prompt and seen.request() is request:
+            # Most rows of most passes: one more token of the thinking, or one after it. Nothing else can change then.
+            if end is None and first == seen.next_position >= row.n_prompt and self.window.stop is None:
+                seen.next_position = first + 1
+                if self.gate is None or row.ids[-1] in self.gate:
+                    seen.steered += 1
+                    self.steered += 1
+                return first, first + 1
+            if end is not None and seen.ended and end < first and self.until == "end_of_think":
+                return first, first
+        return self._add(row)
+
+    def _add(self, row: Row) -> tuple[int, int]:
         seen = self._entry(row)
         self._follow(seen, row)
         start, stop = self.span(row)
         if start >= stop:
             return start, stop
         self.gaps += max(0, start - seen.next_position)
-        fresh = max(0, stop - max(start, seen.next_position))
-        seen.steered += fresh
-        self.steered += fresh
+        fresh = self.places(row, max(start, seen.next_position), stop)
+        seen.steered += len(fresh)
+        self.steered += len(fresh)
+        seen.in_prompt += _below(fresh, row.n_prompt)
         seen.next_position = max(seen.next_position, stop)
         return start, stop
 
@@ -119,6 +154,7 @@ class SteerCount:
         """Positions that should have been steered for ``trace``: one for each token decoded under steering.
 
         The state that predicts the first output token is the last prompt token's; the last output token is never fed.
+        With a gate, output tokens are looked up in the trace; a trace holds no prompt tokens, theirs are as counted.
         """
         seen = self._seen.get((trace.problem_id, trace.sample))
         if trace.finish == "error":
@@ -126,18 +162,27 @@ class SteerCount:
         if seen is not None and seen.closed_in_prompt:
             return 0
         if seen is not None and seen.opened_at:
-            return self._within(seen.opened_at + 1 - trace.n_prompt_tokens, trace.n_thinking_tokens)
+            return self._gated(trace, seen.opened_at + 1 - trace.n_prompt_tokens, trace.n_thinking_tokens)
         thought = self.until == "end_of_think" and trace.n_thinking_tokens > 0
         decoded = trace.n_thinking_tokens if thought else trace.n_tokens
-        return self._within({"last": 0, "all": 1 - trace.n_prompt_tokens, "none": 1}[self.prompt], decoded)
+        return self._gated(trace, {"last": 0, "all": 1 - trace.n_prompt_tokens, "none": 1}[self.prompt], decoded)
 
-    def _within(self, first: int, stop: int) -> int:
-        """How many of the output tokens ``first ... stop - 1`` the window holds; prompt tokens are negative."""
+    def _gated(self, trace: Trace, first: int, stop: int) -> int:
+        found = self._within(first, stop)
+        if self.gate is None:
+            return len(found)
+        seen = self._seen.get((trace.problem_id, trace.sample))
+        ids = trace.token_ids or ()
+        fed = sum(ids[token - 1] in self.gate for token in found if token > 0)
+        return fed + (0 if seen is None else seen.in_prompt)
+
+    def _within(self, first: int, stop: int) -> range:
+        """Those of the output tokens ``first ... stop - 1`` that the window holds; prompt tokens are negative."""
         if self.window.start:
             first = max(first, self.window.start)
         if self.window.stop is not None:
             stop = min(stop, self.window.stop)
-        return max(0, stop - first)
+        return range(first, stop)
 
     def mismatches(self, traces: Iterable[Trace]) -> dict[Key, tuple[int, int]]:
         """(counted, expected) of the traces where the two differ."""
@@ -165,15 +210,15 @@ class SteerCount:
         if self.steered or not self._seen:
             return
         n = len(self._seen)
-        if any(seen.ended for seen in self._seen.values()) and not self.window.start:
+        if any(seen.ended for seen in self._seen.values()) and not self.window.start and self.gate is None:
             raise EngineError(
                 f"steering: thinking tokens were decoded and no position of {n} request(s) was steered; do not use "
                 "these traces and report this with the engine's version"
             )
         logger.warning(
             "steering touched none of %d request(s): thinking was closed before their outputs began, they ended before "
-            "the window, or nothing that they generated was fed back; let the chat template open thinking, or "
-            "steer with until=eos",
+            "the window, no token of the gate was fed, or nothing that they generated was fed back; let the chat "
+            "template open thinking, or steer with until=eos",
             n,
         )
 
@@ -197,10 +242,21 @@ class SteerCount:
         if seen is None or seen.request() is not row.request:
             start = self._start(row.n_prompt)
             closed = self.until == "end_of_think" and _closed_in_prompt(row)
-            reused = max(0, row.first_position - start) if self.prefix_cache and not closed else 0
-            seen = _Seen(ref(row.request), start + reused, reused=reused, closed_in_prompt=closed)
+            reused = range(start, row.first_position if self.prefix_cache and not closed else start)
+            places = self.places(row, start, max(start, reused.stop))
+            seen = _Seen(
+                ref(row.request),
+                max(start, reused.stop),
+                reused=len(places),
+                closed_in_prompt=closed,
+                in_prompt=_below(places, row.n_prompt),
+            )
             self._seen[key] = seen
         return seen
+
+
+def _below(places: Collection[int], n_prompt: int) -> int:
+    return sum(place < n_prompt for place in places)
 
 
 def _key(row: Row) -> Key:

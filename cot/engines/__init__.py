@@ -25,17 +25,17 @@ ENGINES: Mapping[str, EngineEntry] = {
     "hf": EngineEntry(
         "hf",
         "transformers, batched, with KV cache: the reference",
-        frozenset({"generate", "score", "steer", "steer_per_request", "capture", "prefill"}),
+        frozenset({"generate", "score", "steer", "steer_per_request", "capture", "prefill", "ban"}),
     ),
     "vllm": EngineEntry(
         "vllm",
         "vLLM in this process",
-        frozenset({"generate", "score", "steer", "steer_per_request", "capture", "prefill"}),
+        frozenset({"generate", "score", "steer", "steer_per_request", "capture", "prefill", "ban"}),
     ),
     "openai": EngineEntry(
         "openai",
-        "any OpenAI-compatible server (prefill and score: where it takes token ids)",
-        frozenset({"generate", "score", "prefill"}),
+        "any OpenAI-compatible server (prefill, score and ban: where it takes token ids)",
+        frozenset({"generate", "score", "prefill", "ban"}),
     ),
 }
 

@@ -45,6 +45,7 @@ class Running:
             first_position=first,
             n_prompt=self.work.n_prompt,
             think_end=self.think_end if fed else None,
+            ids=self.generated[-1:] or self.work.ids,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -150,7 +151,7 @@ class Decoder:
     def _advance(self, batch: Batch, logits: Tensor) -> list[Trace]:
         """Choose each row's next token from (rows, vocabulary), drop the rows that end with it."""
         seen = [_seen(row) for row in batch.rows]
-        chosen = choose(logits, [row.chooser for row in batch.rows], seen)
+        chosen = choose(_without_banned(logits, batch.rows), [row.chooser for row in batch.rows], seen)
         traces, alive = list[Trace](), list[int]()
         for at, (row, token) in enumerate(zip(batch.rows, chosen, strict=True)):
             row.generated.append(token)
@@ -183,3 +184,19 @@ def _seen(row: Running) -> list[int]:
     if row.chooser.sampling.repetition_penalty == 1.0:
         return []
     return [*row.work.ids, *row.generated]
+
+
+def _without_banned(logits: Tensor, rows: list[Running]) -> Tensor:
+    """Logits (rows, vocabulary) with each row's banned tokens at minus infinity."""
+    banned = [(at, row.chooser.sampling.banned_ids) for at, row in enumerate(rows)]
+    if not any(ids for _, ids in banned):
+        return logits
+    logits = logits.clone()
+    for at, ids in banned:
+        logits[at, _indices(ids, logits.shape[-1]).to(logits.device)] = -torch.inf
+    return logits
+
+
+@lru_cache(maxsize=8)
+def _indices(ids: tuple[int, ...], size: int) -> Tensor:
+    return torch.tensor([token for token in ids if token < size], dtype=torch.long)

@@ -23,6 +23,7 @@ from . import ENGINES
 from .batch import left_padded
 from .decoding import PREFILL_TOKENS, Decoder, Forward
 from .work import (
+    Check,
     Desk,
     check_items,
     check_open,
@@ -95,6 +96,10 @@ class HfEngine:
         """Rows of the running forward pass."""
         return list(self._rows)
 
+    def check_requests(self, check: Check) -> Callable[[], None]:
+        """Put requests to ``check`` when they are admitted, until what is returned is called."""
+        return self._desk.add_check(check)
+
     def forget_prefixes(self) -> None:
         """Nothing to do: no cache outlives its request."""
 
@@ -134,7 +139,7 @@ class HfEngine:
     def _score_row(self, at: int, item: tuple[Sequence[int], Sequence[int]], width: int) -> Row:
         chat, length = self._desk.chat, item_length(item)
         end = think_end(*item, chat.tags, chat.decode)
-        return Row(score_request(at, item), at, width - length, length, 0, len(item[0]), end)
+        return Row(score_request(at, item), at, width - length, length, 0, len(item[0]), end, (*item[0], *item[1]))
 
 
 def open_engine(config: EngineConfig) -> HfEngine:

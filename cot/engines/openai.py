@@ -237,7 +237,7 @@ def _served(server: Server, model: str, folder: Path | None) -> Mapping[str, Any
 
 def _capabilities(wire: Wire) -> frozenset[str]:
     missing = set() if wire.desk is not None else {"prefill"}
-    missing |= set() if wire.dialect == "vllm" else {"score"}
+    missing |= set() if wire.dialect == "vllm" else {"score", "ban"}
     return ENGINES["openai"].capabilities - missing
 
 

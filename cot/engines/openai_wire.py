@@ -11,6 +11,9 @@ from .openai_client import Call, Refused
 from .work import Desk, Work
 
 Dialect = Literal["vllm", "plain"]
+STEERING = ("steer_scale", "steer_vector")
+"""Extras of a request that a server of `laconic steer serve` understands; any vLLM server takes and ignores them."""
+LOWEST_BIAS = -100.0
 FINISHES: dict[str | None, Finish] = {"stop": "stop", "length": "length"}
 
 
@@ -44,6 +47,7 @@ class Wire:
         body |= self._sampling(request.sampling) | self._stops(request)
         if self.dialect == "vllm":
             body["return_token_ids"] = True
+            body |= _steering(request)
         if request.template:
             body["chat_template_kwargs"] = dict(request.template)
         if request.prompt_ids is None and not request.prefill_ids:
@@ -69,7 +73,15 @@ class Wire:
             # vLLM takes unset values from the model's generation_config.json, so they are always said.
             if self.dialect == "vllm" or getattr(sampling, name) != value:
                 body[name] = getattr(sampling, name)
+        if sampling.banned_ids:
+            body["logit_bias"] = self._ban(sampling)
         return body
+
+    def _ban(self, sampling: Sampling) -> dict[str, float]:
+        """vLLM servers take no bias below -100 nats, which no logit of a trained model makes up for."""
+        if self.dialect != "vllm":
+            raise Refused("tokens are banned by id, whose meaning only vLLM servers are known to share")
+        return {str(token): LOWEST_BIAS for token in sampling.banned_ids}
 
     def _stops(self, request: Request) -> dict[str, Any]:
         if self.desk is not None and self.dialect == "vllm":
@@ -120,6 +132,14 @@ def read_scores(value: dict[str, Any], completion: list[int]) -> list[float]:
         return [float(row[str(token)]["logprob"]) for row, token in zip(rows, completion, strict=True)]
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise Refused(f"the server returned no prompt log-probabilities ({type(error).__name__}: {error})") from error
+
+
+def _steering(request: Request) -> dict[str, Any]:
+    """What the request's extras say of steering, and how much of the prompt is the start of the output."""
+    asked = {name: request.extras[name] for name in STEERING if name in request.extras}
+    if asked and request.prefill_ids:
+        asked["steer_prefill"] = len(request.prefill_ids)
+    return {"vllm_xargs": asked} if asked else {}
 
 
 def _ids(value: Any) -> tuple[int, ...] | None:

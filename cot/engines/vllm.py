@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from typing import Any, TypeVar
 
@@ -20,7 +21,7 @@ from eval_math.records import Finish, Request, Trace, digest
 from ..engine import EngineConfig, EngineIdentity, Row
 from .vllm_rows import Fed, RunnerView
 from .vllm_start import Started, start
-from .work import Desk, Work, check_items, check_open, deliver, score_request
+from .work import Check, Desk, Work, check_items, check_open, deliver, score_request
 
 T = TypeVar("T")
 FINISHES: Mapping[str | None, Finish] = {"stop": "stop", "length": "length"}
@@ -98,6 +99,10 @@ class VllmEngine:
     def current_rows(self) -> list[Row]:
         """Rows of the running forward pass."""
         return self._view.rows(self._running) if self._view is not None else []
+
+    def check_requests(self, check: Check) -> Callable[[], None]:
+        """Put requests to ``check`` when they are admitted, until what is returned is called."""
+        return self._desk.add_check(check)
 
     def forget_prefixes(self) -> None:
         """Empty the prefix cache.
@@ -197,7 +202,15 @@ class VllmEngine:
             stop_token_ids=sorted(self._desk.stop_ids(work.request)),
             detokenize=bool(stops),
             skip_special_tokens=False,
+            allowed_token_ids=self._allowed(sampling.banned_ids),
         )
+
+    def _allowed(self, banned_ids: tuple[int, ...]) -> list[int] | None:
+        """All other tokens: vLLM masks what is not allowed with minus infinity, and holds back a bias at -100."""
+        if not banned_ids:
+            return None
+        banned = set(banned_ids)
+        return [token for token in range(self._core.model_config.get_vocab_size()) if token not in banned]
 
     def _step(self) -> list[Any]:
         try:
@@ -213,7 +226,9 @@ class VllmEngine:
         finish = FINISHES.get(completion.finish_reason)
         if finish is None:
             return self._desk.failed(work.request, f"vLLM gave up on it: {completion.finish_reason}", work.n_prompt)
-        return self._desk.finished(work, list(completion.token_ids), finish)
+        trace = self._desk.finished(work, list(completion.token_ids), finish)
+        cached = output.num_cached_tokens or 0
+        return replace(trace, provenance={**trace.provenance, "cached_tokens_in_batch": cached})
 
     def _abort(self) -> None:
         if self._running and self._core is not None:

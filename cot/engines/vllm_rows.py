@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from ..chat import Chat
 from ..engine import Row
@@ -23,6 +25,13 @@ class Fed:
     chat: Chat
     think_end: int | None
     scanned: int
+    n_prompt: int = field(init=False)
+    n_given: int = field(init=False)
+    tags: frozenset[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Looked at in every pass, and elsewhere worked out anew at each look.
+        self.n_prompt, self.n_given, self.tags = self.work.n_prompt, len(self.work.ids), self.chat.tags.ids
 
     @classmethod
     def of(cls, work: Work, chat: Chat) -> Fed:
@@ -32,11 +41,11 @@ class Fed:
 
     def scan(self, ids: Any) -> None:
         """Look for tags among the tokens that came since; ``ids`` is an array of all of them."""
-        tags, n = self.chat.tags, self.work.n_prompt
+        n = self.n_prompt
         new = ids[self.scanned :].tolist()
         self.scanned += len(new)
-        if not tags.ids.isdisjoint(new):
-            self.think_end = think_end(self.work.ids[:n], ids[n:].tolist(), tags, self.chat.decode)
+        if not self.tags.isdisjoint(new):
+            self.think_end = think_end(self.work.ids[:n], ids[n:].tolist(), self.chat.tags, self.chat.decode)
 
 
 @dataclass(frozen=True)
@@ -46,30 +55,44 @@ class RunnerView:
     runner: Any
 
     def rows(self, running: Mapping[str, Fed]) -> list[Row]:
-        """Rows of the running forward pass, hidden states being flat (tokens, hidden); empty outside one."""
+        """Rows of the running forward pass, hidden states being flat (tokens, hidden); empty outside one.
+
+        This runs in every pass, once for each block that asks: what all rows need is read at once, and a row that
+        feeds one more token, no tag, costs a few comparisons.
+        """
         from vllm.forward_context import is_forward_context_available
 
         if not running or not is_forward_context_available():
             return []
-        batch, starts = self.runner.input_batch, self.runner.query_start_loc.np
+        batch = self.runner.input_batch
+        count = len(batch.req_ids)
+        starts = self.runner.query_start_loc.np[: count + 1]
+        firsts = batch.num_computed_tokens_cpu[:count]
+        last = firsts + (starts[1:] - starts[:-1]) - 1
+        newest = batch.token_ids_cpu[np.arange(count), last].tolist()
         rows = []
-        for at, name in enumerate(batch.req_ids):
+        for at, (name, token, offset, first, end) in enumerate(
+            zip(batch.req_ids, newest, starts.tolist(), firsts.tolist(), last.tolist(), strict=False)
+        ):
             fed = running.get(name)
-            if fed is not None:
-                offset, length = int(starts[at]), int(starts[at + 1] - starts[at])
-                rows.append(self._row(fed, at, offset, length))
+            if fed is None:
+                continue
+            if first == end >= fed.n_given and 0 <= fed.scanned - first <= 1 and token not in fed.tags:
+                fed.scanned = first + 1
+                rows.append(Row(fed.work.request, None, offset, 1, first, fed.n_prompt, fed.think_end, (token,)))
+            else:
+                rows.append(self._row(fed, at, offset, end + 1 - first, first))
         return rows
 
-    def _row(self, fed: Fed, at: int, offset: int, length: int) -> Row:
-        batch = self.runner.input_batch
-        first = int(batch.num_computed_tokens_cpu[at])
+    def _row(self, fed: Fed, at: int, offset: int, length: int, first: int) -> Row:
         after = first + length
+        ids = self.runner.input_batch.token_ids_cpu[at, :after]
         if after > fed.scanned:
-            fed.scan(batch.token_ids_cpu[at, :after])
+            fed.scan(ids)
         # A prompt's own end tag is told from its first chunk on: all of its passes are alike then.
-        known = max(after, fed.work.n_prompt)
+        known = max(after, fed.n_prompt)
         fed_end = fed.think_end if fed.think_end is not None and fed.think_end < known else None
-        return Row(fed.work.request, None, offset, length, first, fed.work.n_prompt, fed_end)
+        return Row(fed.work.request, None, offset, length, first, fed.n_prompt, fed_end, ids.tolist())
 
 
 def view_of(core: Any) -> RunnerView | None:

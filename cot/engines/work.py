@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 
 from eval_math.errors import BadInput, EngineError
@@ -15,6 +15,8 @@ from ..thinking import Split
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 OnTrace = Callable[[Trace], None]
+Check = Callable[[Request], object]
+"""Raises BadInput for a request that cannot run."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,13 @@ class Desk:
     chat: Chat
     max_model_len: int
     provenance: Mapping[str, Json]
+    checks: list[Check] = field(default_factory=list)
+    """What every request must pass, besides fitting the model."""
+
+    def add_check(self, check: Check) -> Callable[[], None]:
+        """Put every request to ``check`` from now on; returns what ends that."""
+        self.checks.append(check)
+        return lambda: self.checks.remove(check)
 
     def admit(self, request: Request) -> Work | Trace:
         """The request ready to decode, or an error trace if it cannot run.
@@ -58,11 +67,22 @@ class Desk:
             if not self.chat.tokenizer.chat_template:
                 raise
             return self.failed(request, str(error))
+        refusal = self._refusal(request)
+        if refusal is not None:
+            return self.failed(request, refusal, len(ids))
         room = self.max_model_len - len(ids)
         if not ids or room < 1:
             return self.failed(request, _no_room(request, len(ids), self.max_model_len), len(ids))
         sampling = request.sampling
         return Work(request, tuple(ids), len(request.prefill_ids), min(sampling.max_tokens, room), started)
+
+    def _refusal(self, request: Request) -> str | None:
+        try:
+            for check in self.checks:
+                check(request)
+        except BadInput as error:
+            return str(error)
+        return None
 
     def failed(self, request: Request, error: str, n_prompt: int = 0) -> Trace:
         """The trace of a request that did not run."""

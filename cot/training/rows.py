@@ -71,9 +71,9 @@ class DataFiles:
 
 
 def find_data(path: Path) -> DataFiles:
-    """The data set behind a file or a folder: JSON lines (also gzipped), ``train*.jsonl`` or ``data*.jsonl`` in a folder
-    (only those with ``train`` in their name if there are such), or a folder saved by ``Dataset.save_to_disk``, also as a subfolder
-    ``datasets``.
+    """The data set behind a file or a folder: JSON lines (also gzipped), ``train*.jsonl`` or ``data*.jsonl`` in a
+    folder (only those with ``train`` in their name if there are such), or a folder saved by ``Dataset.save_to_disk``,
+    also as a subfolder ``datasets``.
 
     Raises:
         BadInput: nothing of the kind is there.
@@ -183,9 +183,7 @@ def _arrow_rows(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise BadInput(f"{folder}: cannot be read as a saved dataset ({error}); save it anew") from error
     if isinstance(found, DatasetDict):
         if "train" not in found:
-            raise BadInput(
-                f"{folder}: no split train, only {', '.join(map(str, found))}; save that split alone"
-            )
+            raise BadInput(f"{folder}: no split train, only {', '.join(map(str, found))}; save that split alone")
         found = found["train"]
     for number, row in enumerate(found, 1):
         yield f"{folder}, row {number}", dict(cast(Any, row))

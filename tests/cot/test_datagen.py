@@ -9,23 +9,20 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from writer import ScriptedWriter, sums, write_rows
 
 from cot.c3ot import C3ot
 from cot.datagen.dataset import Layout, split_of
 from cot.datagen.gates import GateSettings
-from cot.datagen.index import DiskIndex
 from cot.datagen.job import Job, JobConfig, read_outcome, run_job
 from cot.datagen.records import DataRow, Generate, Outcome, Score, SourceRow
 from cot.datagen.rewriter import Bench, Work
 from cot.datagen.source import read_source
-from cot.datagen.store import Shard, sealed, unsealed
+from cot.datagen.store import Shard
 from cot.datagen.student import Student
 from cot.datagen.supply import Supply
-from cot.journal import Span
 from eval_math.errors import BadInput, EngineError, RunMismatch, StoreError
 from eval_math.records import Message, Sampling
-
-from writer import ScriptedWriter, sums, write_rows
 
 DATA_FILES = ("train.jsonl", "rejected.jsonl", "stats.json")
 
@@ -356,32 +353,6 @@ def test_every_rewrite_can_be_read_with_its_reasons(tmp_path, source, student):
     assert "numeric_facts" in {rejection.gate for rejection in outcome.attempts[0].rejections}
     with pytest.raises(BadInput, match="no source row 'zz'"):
         read_outcome(tmp_path / "a", "zz")
-
-
-def test_seal_tells_every_changed_character():
-    line = sealed({"key": "a", "text": "ü \\ \ud800"})
-    assert unsealed(json.loads(line)) == {"key": "a", "text": "ü \\ \ud800"}
-    for at, letter in enumerate(line[:-1]):
-        try:
-            row = json.loads(line[:at] + ("1" if letter != "1" else "2") + line[at + 1 :])
-        except ValueError:
-            continue
-        with pytest.raises(BadInput):
-            unsealed(row if isinstance(row, dict) else {})
-
-
-def test_disk_index_is_a_mapping_in_order():
-    index = DiskIndex()
-    for name in ("b", "a", "c"):
-        index[name] = Span(len(index), 1)
-    index["a"] = Span(9, 9)
-    del index["b"]
-    assert (list(index), index["a"], len(index), "b" in index) == (["a", "c"], Span(9, 9), 2, False)
-    assert list(index.ordered()) == ["a", "c"]
-    with pytest.raises(KeyError):
-        index["b"]
-    index.clear()
-    assert not index
 
 
 def test_dataset_is_whole_or_absent(tmp_path, source, student, monkeypatch):

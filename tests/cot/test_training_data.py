@@ -34,7 +34,8 @@ DOUBLES = OPENS.replace("m['content']", "('<think>' if m['role'] == 'assistant' 
 DROPPING = LLAMA.replace("m['content']", "m['content'].split('</think>')[-1]")
 QWEN3 = (
     "{%- set ns = namespace(last=0) -%}"
-    "{%- for m in messages -%}{%- if m['role'] == 'user' -%}{%- set ns.last = loop.index0 -%}{%- endif -%}{%- endfor -%}"
+    "{%- for m in messages -%}{%- if m['role'] == 'user' -%}{%- set ns.last = loop.index0 -%}{%- endif -%}"
+    "{%- endfor -%}"
     "{%- for m in messages -%}{%- if m['role'] == 'assistant' and '</think>' in m['content'] -%}"
     "{%- set thought = m['content'].split('</think>')[0].split('<think>')[-1].strip('\\n') -%}"
     "{%- set rest = m['content'].split('</think>')[-1].lstrip('\\n') -%}"
@@ -165,7 +166,13 @@ def test_rows_that_do_not_fit_are_dropped_whole_and_counted(chat):
 
 def good() -> dict:
     turn = [{"role": "assistant", "content": WRITTEN}]
-    return {"id": 1, "prompt": [{"role": "user", "content": QUESTION}], "completion": turn, "condition": "short", "n": 3}
+    return {
+        "id": 1,
+        "prompt": [{"role": "user", "content": QUESTION}],
+        "completion": turn,
+        "condition": "short",
+        "n": 3,
+    }
 
 
 def test_rows_are_read_from_files_folders_gzip_and_saved_datasets(tmp_path):

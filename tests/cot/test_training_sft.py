@@ -138,7 +138,9 @@ def test_the_evaluation_of_the_live_model_is_that_of_the_finished_folder(rows, t
     engine = open_engine(EngineConfig(model=str(out), engine="hf"))
     config = EvalConfig("embedded", sampling=Sampling(max_tokens=200))
     evaluate_into(tmp_path / "again", load("embedded", split="dev", limit=6), parse_method("none"), engine, config)
-    live, again = (lines(folder / "traces.jsonl") for folder in (out / "evaluation" / "step-000004", tmp_path / "again"))
+    live, again = (
+        lines(folder / "traces.jsonl") for folder in (out / "evaluation" / "step-000004", tmp_path / "again")
+    )
     assert [each["text"] for each in live] == [each["text"] for each in again]
 
 

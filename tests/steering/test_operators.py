@@ -135,6 +135,20 @@ def test_bad_choices_of_a_request_are_named(engine, requests, step, extras, said
         steering.chosen(replace(requests[0], extras=extras))
 
 
+def test_a_bad_choice_ends_its_own_request_only(engine, requests, step):
+    bad = [{"steer_scale": "much"}, {"steer_vector": "none such"}, {"steer_scale": float("inf")}]
+    wrong = [replace(requests[0], problem_id=f"bad{i}", extras=extras) for i, extras in enumerate(bad)]
+    with steer(engine, Steering({BLOCK: step})) as count:
+        alone = {t.problem_id: t.token_ids for t in engine.generate(requests)}
+        count.clear()
+        traces = {t.problem_id: t for t in engine.generate([wrong[0], *requests, *wrong[1:]])}
+    assert {name: traces[name].token_ids for name in alone} == alone and len(traces) == len(requests) + 3
+    for name, said in (("bad0", "steer_scale 'much'"), ("bad1", "steer_vector 'none such'"), ("bad2", "finite")):
+        assert traces[name].finish == "error" and said in (traces[name].error or "")
+    assert count.mismatches(traces.values()) == {}
+    assert [t.finish == "error" for t in engine.generate(wrong)] == [False] * 3, "the check must go with the steering"
+
+
 def test_bad_settings_are_refused(step):
     for settings, said in (
         ({"mode": "push"}, "mode"),
