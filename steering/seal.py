@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -108,58 +108,74 @@ def extract_seal(engine: Engine, runs: Sequence[Path], recipe: SealRecipe = Seal
         BadInput: no break token in the vocabulary, or the traces lack execution or the other two kinds.
     """
     access = _readable(engine)
-    chat = open_chat(resolve_model(engine.identity.model))
-    breaks = gate_tokens(engine.identity.model, gate_texts(recipe.boundary))
     shape, limit, usual = access.apply_model(lambda m: (model_shape(m), _longest(m), _usual_batch(m)))
     blocks = check_blocks(range(shape.num_layers) if recipe.blocks is None else recipe.blocks, shape.num_layers)
-    kinds: Counter[str] = Counter()
-    texts: dict[bool, list[Text]] = {True: [], False: []}
-    source = []
-    for problem, trace in _long_traces(runs, recipe.longest):
-        before = engine.prompt_ids(Request(problem.id, messages=benchmark_messages(problem)))
-        # The end tag, the last token of thinking, belongs to no thought.
-        thinking = (trace.token_ids or ())[: trace.n_thinking_tokens]
-        thoughts = cut_thoughts(thinking[:-1], breaks, chat.decode, recipe)
-        ids = (*before, *thinking)
-        if len(ids) > limit:
-            continue
-        kinds.update(thought.kind for thought in thoughts)
-        source.append([problem.id, trace.sample, len(thoughts)])
-        for executes, found in texts.items():
-            places = [len(before) + t.opened_at for t in thoughts if (t.kind == "execution") == executes]
-            if places:
-                found.append(Text(ids, tuple(places)))
-    if not texts[True] or not texts[False]:
-        raise BadInput(
-            f"seal: {dict(kinds) or 'no thoughts'} found in {len(source)} correct traces; execution and reflection or "
-            f"transition are needed: give another --boundary than {recipe.boundary!r}, or longer traces"
-        )
-    means, norms = zip(
-        *(
-            _mean(
-                access.apply_model(lambda m, t=t: read_states(m, Reading(t, blocks, recipe.batch_tokens or usual))), t
-            )
-            for t in (texts[True], texts[False])
-        ),
-        strict=True,
-    )
-    preferred = min(blocks, key=lambda b: abs(b - round(DEFAULT_DEPTH * shape.num_layers)))
+    found = _sort_traces(engine, runs, recipe, limit)
+
+    def mean(texts: list[Text]) -> tuple[dict[int, torch.Tensor], dict[int, float]]:
+        reading = Reading(texts, blocks, recipe.batch_tokens or usual)
+        return _mean(access.apply_model(lambda m: read_states(m, reading)), texts)
+
+    (execution, norms), (others, _) = mean(found.execution), mean(found.others)
     info = VectorInfo(
         model_id=engine.identity.model,
         model_type=shape.model_type,
         hidden_size=shape.hidden_size,
         num_layers=shape.num_layers,
-        apply_layers=(preferred,),
+        apply_layers=(min(blocks, key=lambda b: abs(b - round(DEFAULT_DEPTH * shape.num_layers))),),
         extract_layers=blocks,
         gamma=1.0,
         estimator="seal",
-        n_pairs=len(source),
+        n_pairs=len(found.source),
         position="break token before a thought",
         pair_source="; ".join(map(str, runs)),
-        source_sha256=digest(source, 64),
-        extra={"boundary": recipe.boundary, **{f"n_{kind}": str(n) for kind, n in sorted(kinds.items())}},
+        source_sha256=digest(found.source, 64),
+        extra={"boundary": recipe.boundary, **{f"n_{kind}": str(n) for kind, n in sorted(found.kinds.items())}},
     )
-    return SteeringVector({b: means[0][b] - means[1][b] for b in blocks}, info, resid_norm=norms[0])
+    return SteeringVector({b: execution[b] - others[b] for b in blocks}, info, resid_norm=norms)
+
+
+@dataclass
+class _Sorted:
+    """Break tokens before thoughts that execute and before others, thoughts by kind, and the traces that were read."""
+
+    execution: list[Text] = field(default_factory=list)
+    others: list[Text] = field(default_factory=list)
+    kinds: Counter[str] = field(default_factory=Counter)
+    source: list[list[str | int]] = field(default_factory=list)
+
+    def add(self, ids: tuple[int, ...], n_prompt: int, thoughts: list[Thought]) -> None:
+        """The thoughts of one trace; ``ids`` are prompt and thinking."""
+        self.kinds.update(thought.kind for thought in thoughts)
+        for texts, executes in ((self.execution, True), (self.others, False)):
+            places = [n_prompt + each.opened_at for each in thoughts if (each.kind == "execution") == executes]
+            if places:
+                texts.append(Text(ids, tuple(places)))
+
+
+def _sort_traces(engine: Engine, runs: Sequence[Path], recipe: SealRecipe, limit: int) -> _Sorted:
+    """The thoughts of the longest correct traces that fit the model's length.
+
+    Raises:
+        BadInput: no break token in the vocabulary, or one of the two sides is empty.
+    """
+    chat = open_chat(resolve_model(engine.identity.model))
+    breaks = gate_tokens(engine.identity.model, gate_texts(recipe.boundary))
+    found = _Sorted()
+    for problem, trace in _long_traces(runs, recipe.longest):
+        before = engine.prompt_ids(Request(problem.id, messages=benchmark_messages(problem)))
+        # The end tag, the last token of thinking, belongs to no thought.
+        thinking = (trace.token_ids or ())[: trace.n_thinking_tokens]
+        if len(before) + len(thinking) <= limit:
+            thoughts = cut_thoughts(thinking[:-1], breaks, chat.decode, recipe)
+            found.source.append([problem.id, trace.sample, len(thoughts)])
+            found.add((*before, *thinking), len(before), thoughts)
+    if not found.execution or not found.others:
+        raise BadInput(
+            f"seal: {dict(found.kinds) or 'no thoughts'} found in {len(found.source)} correct traces; execution and "
+            f"reflection or transition are needed: give another --boundary than {recipe.boundary!r}, or longer traces"
+        )
+    return found
 
 
 def _mean(states: Any, texts: Sequence[Text]) -> tuple[dict[int, torch.Tensor], dict[int, float]]:
