@@ -18,6 +18,8 @@ from cot.training.folder import INFO, last_checkpoint, read_training
 from eval_math.errors import BadInput, RunMismatch, StoreError
 
 RUN = (
+    # A shell that starts a job in the background has it ignore Ctrl-C.
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     "import sys; from laconic_cli.command import parse; from laconic_cli.train_sft import TrainSft, run; "
     "raise SystemExit(run(parse(TrainSft, sys.argv[1:], prog='train sft')))"
 )
@@ -90,7 +92,7 @@ def test_the_loss_is_the_mean_over_all_completion_tokens_of_an_update(rows, tmp_
     import torch
 
     training = session(rows, tmp_path / "out", limit=4, micro_batch=1)
-    trainer = training.trainer()
+    trainer = session(rows, tmp_path / "beside", limit=4, micro_batch=1).trainer()
     total = count = 0.0
     with torch.no_grad():
         for at in training.order:
