@@ -149,6 +149,10 @@ class Deer(Phased):
         n_boundary = _tail(chat, output[before:], self.boundary)
         if not n_boundary:
             return trace
+        if trace.thinking is None:
+            # An answer without thinking may hold the boundary too: nothing is there to be left early.
+            course.stage = "answer"
+            return course.go_on(engine, output) or course.cut_off()
         cue = engine.encode(self._wording(engine)["cue"])
         course.thought, course.resumed = output[:-n_boundary], output
         asked = course.go_on(

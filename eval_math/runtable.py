@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 
 Counted = Literal["thinking", "answer", "probe", "latent"]
 COUNTED: tuple[Counted, ...] = ("thinking", "answer", "probe", "latent")
-GENERATED: tuple[Counted, ...] = ("thinking", "answer", "probe")
+GENERATED: tuple[Counted, ...] = ("thinking", "answer")
+"""What was generated in all; probes are in thinking."""
 UNGRADED = len(STATUSES)
 
 
@@ -45,6 +46,8 @@ class RunTable:
     """Index into `problem_ids`, which are in the order of first appearance."""
     sample: npt.NDArray[np.int64]
     tokens: Mapping[Counted, npt.NDArray[np.int64]]
+    """``thinking`` is charged with the probes, which are decoded while the model thinks; ``probe`` says how many of its
+    tokens are probes. So no figure of a run can leave them out."""
     seconds: npt.NDArray[np.float64]
     failed: npt.NDArray[np.bool_]
     """The engine gave an error instead of an answer."""
@@ -191,7 +194,8 @@ class _Columns:
 
     def add(self, row: int, trace: Trace) -> None:
         problem = self.problems.setdefault(trace.problem_id, len(self.problems))
-        counts = (trace.n_thinking_tokens, trace.n_answer_tokens, trace.n_probe_tokens, trace.n_latent_steps)
+        thinking = trace.n_thinking_tokens + trace.n_probe_tokens
+        counts = (thinking, trace.n_answer_tokens, trace.n_probe_tokens, trace.n_latent_steps)
         failed, cut_off = trace.finish == "error", trace.finish == "length"
         flags = (row, failed, cut_off, trace.seconds, is_looping(trace.text))
         self.units.setdefault((problem, trace.sample), (*flags, *counts))

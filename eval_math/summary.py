@@ -4,7 +4,8 @@ What counts how:
 
 - accuracy is the mean over problems of the mean over samples. Unparsable answers, timeouts and engine errors are not
   correct. Traces whose reference answer cannot be read (``gold_unparsable``) or that have no grade yet are left out;
-- tokens are averaged the same way over all traces but engine errors; cut-off traces count with their full length.
+- tokens are averaged the same way over all traces but engine errors; cut-off traces count with their full length;
+- thinking tokens are charged with the probes, tokens that a method decodes and throws away: `probe_tokens_mean` of them.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class SummaryRow:
     accuracy_high: float
     """Wilson for one sample per problem, bootstrap over problems for several."""
     thinking_tokens_mean: float
+    """Probes included, as in all figures of thinking tokens here."""
     thinking_tokens_low: float
     thinking_tokens_high: float
     """Student's t over the problems' means, on the logarithm of their mean."""
@@ -51,6 +53,7 @@ class SummaryRow:
     answer_tokens_mean: float
     answer_tokens_p95: float
     probe_tokens_mean: float
+    """How many of the thinking tokens are probes."""
     latent_steps_mean: float
     tokens_per_correct: float
     """All generated tokens, those of wrong answers and probes included, for each correct answer."""

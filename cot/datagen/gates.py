@@ -16,7 +16,7 @@ from eval_math.records import Finish
 from ..segments import count_reflections
 from .answers import leak, wrong_section, wrong_statement
 from .contamination import ContaminationIndex
-from .numbers import Facts, invented, read_facts, results_kept
+from .numbers import Facts, invented, read_facts, restated, results_kept
 from .symbols import new_symbols
 from .wording import (
     boxed_answers,
@@ -273,6 +273,17 @@ def check_reflection(candidate: Candidate, settings: GateSettings) -> str | None
     )
 
 
+def check_marked(candidate: Candidate, settings: GateSettings) -> str | None:
+    """Chunk mode: what the source says again to check it is not said again as if it were the next step.
+
+    A student of such rows learns to go through the steps twice.
+    """
+    if not candidate.is_chunk or not count_reflections(candidate.source) or count_reflections(candidate.text):
+        return None
+    again = restated(candidate.text, candidate.before)
+    return again and f"{again.left}{again.relation}{again.right} is stated again, and no word says that this is a check"
+
+
 def check_symbols(candidate: Candidate, settings: GateSettings) -> str | None:
     """Chunk mode: no variable that neither source nor question has."""
     if not candidate.is_chunk:
@@ -324,6 +335,7 @@ GATES: Mapping[str, Gate] = {
     "format": check_format,
     "symbols": check_symbols,
     "reflection": check_reflection,
+    "checks_marked": check_marked,
     "language": check_language,
     "repetition": check_repetition,
     "numeric_facts": check_numbers,

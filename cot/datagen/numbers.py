@@ -134,6 +134,16 @@ def invented(text: str, given: tuple[Facts, ...]) -> Iterator[str]:
             yield reason
 
 
+def restated(text: str, before: str) -> Equation | None:
+    """The first equation whose result an earlier equation has, of ``text`` or of ``before``; None if all are new."""
+    stated = {equation.right for equation in find_equations(plain_notation(before))}
+    for equation in find_equations(plain_notation(text)):
+        if equation.right in stated:
+            return equation
+        stated.add(equation.right)
+    return None
+
+
 def numbers_in(text: str) -> set[Value]:
     """The numbers of a text in digits, numbers of list items left out; of a fraction its terms and its value."""
     return _values(_numerals(text))

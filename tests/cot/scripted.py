@@ -89,7 +89,7 @@ class ScriptedEngine:
             end,
             len(ids) - end,
             finish,  # type: ignore[arg-type]
-            n_forward=len(ids) - len(request.prefill_ids),
+            n_forward=max(0, len(ids) - len(request.prefill_ids)),
             seconds=0.25,
             token_ids=tuple(ids),
             error=error,

@@ -40,6 +40,30 @@ def rejected(candidate: Candidate, settings: GateSettings = SETTINGS, **changes:
     return {rejection.gate: rejection.reason for rejection in check(changed, settings)}
 
 
+CHECKED = "So 12+5=17. Then 17-3=14. Wait, check that: 12+5=17, yes. Wait, once more: 17-3=14."
+
+
+@pytest.mark.parametrize(
+    "text, before, again",
+    [
+        ("So 12+5=17. So 17-3=14. So 12+5=17.", "", "12+5=17"),
+        ("So 17-3=14.", "So 12+5=17. Then 17-3=14.", "17-3=14"),
+        ("So 20-3=17. So 17-3=14.", "So 12+5=17.", "20-3=17"),
+        ("So 12+5=17. So 17-3=14.", "", None),
+        ("So 12+5=17. So 17-3=14. Wait, 12+5=17.", "", None),
+    ],
+)
+def test_a_check_in_a_chunk_stays_one_or_goes(text, before, again):
+    found = rejected(CHUNK, source=CHECKED, text=text, before=before, last=False)
+    assert found.get("checks_marked") == (again and f"{again} is stated again, and no word says that this is a check")
+
+
+def test_repeats_that_the_source_does_not_mark_either_may_stay():
+    source = "So 12+5=17 here. Then 17-3=14 is what is left. So 12+5=17 is what we had."
+    assert "checks_marked" not in rejected(CHUNK, source=source, text="So 12+5=17. So 12+5=17.", before="", last=False)
+    assert "checks_marked" not in rejected(GOOD, source=CHECKED, text="So 12+5=17. So 12+5=17.")
+
+
 def test_a_good_rewrite_passes_every_gate():
     assert check(GOOD, SETTINGS) == []
     assert check(CHUNK, SETTINGS) == []

@@ -52,7 +52,7 @@ class Versions(ScriptedWriter):
 
 
 FIRST = ["So 2+3=5.", "Now 2+3=5, first."]
-SECOND = ["Wait? 2+3=5, yes.", "2+3=5 again."]
+SECOND = ["Wait? 2+3=5, yes.", "Wait, 2+3=5."]
 THIRD = ["Then 5+4=9.", "So the sum 5+4=9."]
 
 
