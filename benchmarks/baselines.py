@@ -18,6 +18,7 @@ SETTINGS: tuple[str, ...] = (
     "none",
     "concise",
     "draft",
+    "draft:shots=0",
     "nothink",
     "nothinking",
     *(f"cut:tokens={budget}" for budget in (60, 100, 140, 180)),
@@ -25,8 +26,8 @@ SETTINGS: tuple[str, ...] = (
     "budget:tokens=140,ignores=0",
     "budget:tokens=500,ignores=1",
     "nowait",
-    *(f"deer:threshold={threshold},mean=geometric" for threshold in (0.8, 0.95, 0.99)),
-    *(f"deer:threshold={threshold},mean=arithmetic" for threshold in (0.8, 0.95, 0.99)),
+    *(f"deer:threshold={threshold},mean=geometric" for threshold in (0.95, 0.99999, 0.999999)),
+    *(f"deer:threshold={threshold},mean=arithmetic" for threshold in (0.95, 0.99999, 0.999999)),
 )
 """Plain generation first: the others are compared with it."""
 

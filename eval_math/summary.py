@@ -5,7 +5,7 @@ What counts how:
 - accuracy is the mean over problems of the mean over samples. Unparsable answers, timeouts and engine errors are not
   correct. Traces whose reference answer cannot be read (``gold_unparsable``) or that have no grade yet are left out;
 - tokens are averaged the same way over all traces but engine errors; cut-off traces count with their full length;
-- thinking tokens are charged with the probes, tokens that a method decodes and throws away: `probe_tokens_mean` of them.
+- thinking tokens are charged with the probes, which a method decodes and throws away: `probe_tokens_mean` of them.
 """
 
 from __future__ import annotations
