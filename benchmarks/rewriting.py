@@ -65,10 +65,10 @@ STUDENTS: dict[Study, list[Student]] = {
         Student("unconditioned", ("c3ot", "--conditions", "none"), {"unconditioned": "none"}),
     ],
     "r1-compress": [
-        Student("chunks", ("r1-compress", "--versions", "4", "--limit", "400"), {"r1-compress": "none"}),
+        Student("chunks", ("r1-compress", "--versions", "4"), {"r1-compress": "none"}),
         Student(
             "whole",
-            ("c3ot", "--long-share", "0", "--conditions", "none", "--limit", "400"),
+            ("c3ot", "--long-share", "0", "--conditions", "none"),
             {"whole-trace": "none"},
         ),
     ],

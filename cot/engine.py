@@ -152,6 +152,43 @@ class ModelAccess(Protocol):
         ...
 
 
+class Step(NamedTuple):
+    """What a row is fed next: the embedding ``feed`` (d,), or if None that of ``token``.
+
+    ``token`` is None for a step that leaves nothing to be read; one without ``feed`` ends the row's latent thinking.
+    """
+
+    token: int | None
+    feed: Any | None = None
+
+
+class Thinker(Protocol):
+    """Takes the steps of thinking that are no tokens."""
+
+    def open(self, request: Request, prompt_ids: Sequence[int]) -> Any | None:
+        """The state of a request that starts with latent thinking, None for one that does not."""
+        ...
+
+    def steps(self, hidden: Any, logits: Any, states: Sequence[Any]) -> Sequence[Step]:
+        """The next step of each row.
+
+        Args:
+            hidden: (rows, d), last hidden states after the final norm.
+            logits: (rows, vocabulary).
+            states: of the rows, from `open`; the thinker changes them.
+        """
+        ...
+
+
+@runtime_checkable
+class LatentAccess(Protocol):
+    """Engines with the capability ``latent`` whose model is fed embeddings from this process."""
+
+    def think_with(self, thinker: Thinker) -> Callable[[], None]:
+        """Let ``thinker`` open all requests from now on; returns what ends that."""
+        ...
+
+
 def unit_key(request: Request, identity: EngineIdentity, method: Mapping[str, Json]) -> str:
     """Key of a unit of work: hash of all that decides its output (rendered request, model, sampling, method)."""
     return digest(

@@ -39,6 +39,9 @@ METHODS: Mapping[str, MethodEntry] = {
     "deer": MethodEntry("cot.deer", "Deer"),
     "c3ot": MethodEntry("cot.c3ot", "Conditioned"),
     "tokenskip": MethodEntry("cot.tokenskip", "AskedRatio"),
+    "latent": MethodEntry("latent.thinking", "Latent"),
+    "colar": MethodEntry("latent.colar_task", "AskedSpeed"),
+    "latent-sft": MethodEntry("latent.latent_sft_task", "Superposed"),
     "asc": MethodEntry("steering.asc", "Asc"),
     "seal": MethodEntry("steering.seal", "Seal"),
 }

@@ -18,7 +18,7 @@ def noise_seed(seed: int) -> int:
 
 
 def normal_noise(places: Sequence[tuple[int, int]], size: int) -> Tensor:
-    """Standard normal numbers (rows, size), float32 on the CPU; a row's place is its seed and the number of its step."""
+    """Standard normal numbers (rows, size), float32 on the CPU; a place is a row's seed and the number of its step."""
     rows = [torch.randn(size, generator=_generator(*place)) for place in places]
     return torch.stack(rows) if rows else torch.empty(0, size)
 

@@ -59,6 +59,7 @@ class Gaussian:
         self.head, self.unit, self.temperature = head, unit, temperature
 
     def __call__(self, hidden: Tensor, logits: Tensor, places: Places) -> Tensor:
+        """See `FeedRule`."""
         mean, log_sigma = self.head(hidden)
         if self.temperature > 0:
             noise = normal_noise(places, mean.shape[-1]).to(mean.device)
@@ -73,6 +74,7 @@ class Mixture:
         self.table, self.top_k, self.noise = table, top_k, noise
 
     def __call__(self, hidden: Tensor, logits: Tensor, places: Places) -> Tensor:
+        """See `FeedRule`."""
         scores, ids = logits.float().topk(min(self.top_k, logits.shape[-1]), -1)
         if self.noise > 0:
             gumbel = gumbel_noise(places, scores.shape[-1]).to(scores.device)
@@ -84,6 +86,7 @@ class Hidden:
     """The hidden state itself, as Coconut feeds it."""
 
     def __call__(self, hidden: Tensor, logits: Tensor, places: Places) -> Tensor:
+        """See `FeedRule`."""
         return hidden
 
 

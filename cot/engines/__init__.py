@@ -25,7 +25,7 @@ ENGINES: Mapping[str, EngineEntry] = {
     "hf": EngineEntry(
         "hf",
         "transformers, batched, with KV cache: the reference",
-        frozenset({"generate", "score", "steer", "steer_per_request", "capture", "prefill", "ban"}),
+        frozenset({"generate", "score", "steer", "steer_per_request", "capture", "prefill", "ban", "latent"}),
     ),
     "vllm": EngineEntry(
         "vllm",

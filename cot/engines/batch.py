@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,11 +29,21 @@ class Running:
     stop_texts: tuple[str, ...]
     think_end: int | None
     generated: list[int] = field(default_factory=list)
+    thought: Any = None
+    """State of latent thinking while it goes on."""
+    feed: Tensor | None = None
+    """Embedding (d,) that is fed next in place of the newest token's."""
+    n_latent: int = 0
 
     @property
     def next_position(self) -> int:
-        """Position of the newest token, which is fed next."""
-        return len(self.work.ids) + len(self.generated) - 1
+        """Position of what is fed next: the newest token or latent."""
+        return len(self.work.ids) + self.n_steps - 1
+
+    @property
+    def n_steps(self) -> int:
+        """Tokens and latents so far."""
+        return len(self.generated) + self.n_latent
 
     def row(self, batch_row: int, offset: int, first: int, length: int) -> Row:
         """This request's share of a forward pass over positions ``first ... first + length - 1``."""

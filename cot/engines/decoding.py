@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from typing import Any
@@ -14,10 +14,11 @@ from torch import Tensor
 from eval_math.errors import EngineError, LaconicError
 from eval_math.records import Finish, Request, Trace
 
-from ..engine import Row
+from ..engine import Row, Step
 from ..thinking import think_end
 from .batch import Batch, Running, left_padded
 from .cache import growing_cache
+from .latents import Latents
 from .sampling import Chooser, choose
 from .work import Desk, Work
 
@@ -55,8 +56,9 @@ class Forward:
 class Decoder:
     """Decodes a stream of requests, at most ``batch_size`` at once."""
 
-    def __init__(self, forward: Forward, desk: Desk, batch_size: int) -> None:
+    def __init__(self, forward: Forward, desk: Desk, batch_size: int, latents: Latents | None = None) -> None:
         self.forward = forward
+        self.latents = latents
         self.desk = desk
         self.batch_size = batch_size
         self.batch: Batch | None = None
@@ -121,12 +123,11 @@ class Decoder:
         yield from finished
 
     def _step(self, batch: Batch) -> Iterator[Trace]:
-        newest = torch.tensor([[row.generated[-1]] for row in batch.rows], device=self.forward.device)
         positions = torch.tensor([[row.next_position] for row in batch.rows], device=self.forward.device)
         batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.rows), 1)], 1)
         output = self.forward(
             [row.row(at, 0, row.next_position, 1) for at, row in enumerate(batch.rows)],
-            input_ids=newest,
+            **self._newest(batch.rows),
             attention_mask=batch.mask,
             position_ids=positions,
             past_key_values=batch.cache,
@@ -138,41 +139,68 @@ class Decoder:
             self.batch = None
         yield from finished
 
+    def _newest(self, rows: list[Running]) -> dict[str, Tensor]:
+        """What the rows are fed: ids (rows, 1), or embeddings (rows, 1, d) if one of them is fed a latent."""
+        newest = [row.generated[-1] if row.generated else row.work.ids[-1] for row in rows]
+        ids = torch.tensor(newest, device=self.forward.device)[:, None]
+        if self.latents is None or all(row.feed is None for row in rows):
+            return {"input_ids": ids}
+        return {"inputs_embeds": self.latents.embed(ids, [row.feed for row in rows])}
+
     def _running(self, work: Work) -> Running:
         request = work.request
+        opened = self.latents.thinker.open(request, work.ids) if self.latents is not None else None
         return Running(
             work=work,
             chooser=Chooser.of(request.sampling),
             stop_ids=self.desk.stop_ids(request),
             stop_texts=self.desk.stop_texts(request),
             think_end=self._think_end(work, []),
+            thought=opened,
         )
 
     def _advance(self, batch: Batch, logits: Tensor) -> list[Trace]:
         """Choose each row's next token from (rows, vocabulary), drop the rows that end with it."""
         seen = [_seen(row) for row in batch.rows]
         chosen = choose(_without_banned(logits, batch.rows), [row.chooser for row in batch.rows], seen)
+        steps = list(map(Step, chosen))
+        if self.latents is not None:
+            self.latents.think(batch.rows, logits, steps)
         traces, alive = list[Trace](), list[int]()
-        for at, (row, token) in enumerate(zip(batch.rows, chosen, strict=True)):
-            row.generated.append(token)
-            if token in self.desk.chat.tags.ids:
-                row.think_end = self._think_end(row.work, row.generated)
+        for at, (row, step) in enumerate(zip(batch.rows, steps, strict=True)):
+            self._take(row, step)
             finish = self._finish(row)
             if finish is None:
                 alive.append(at)
             else:
-                traces.append(self.desk.finished(row.work, row.generated, finish))
+                traces.append(self._trace(row, finish))
         batch.keep(alive)
         return traces
+
+    def _take(self, row: Running, step: Step) -> None:
+        row.feed = step.feed
+        if step.feed is None:
+            row.thought = None
+        if step.token is None:
+            row.n_latent += 1
+            return
+        row.generated.append(step.token)
+        if step.token in self.desk.chat.tags.ids:
+            row.think_end = self._think_end(row.work, row.generated)
+
+    def _trace(self, row: Running, finish: Finish) -> Trace:
+        trace = self.desk.finished(row.work, row.generated, finish)
+        return replace(trace, n_latent_steps=row.n_latent, n_forward=row.n_steps) if row.n_latent else trace
 
     def _think_end(self, work: Work, generated: list[int]) -> int | None:
         output = [*work.ids[work.n_prompt :], *generated]
         return think_end(work.ids[: work.n_prompt], output, self.desk.chat.tags, self.desk.chat.decode)
 
     def _finish(self, row: Running) -> Finish | None:
-        if row.generated[-1] in row.stop_ids or (row.stop_texts and self._stops_in_text(row)):
+        spoke = row.generated and row.thought is None
+        if spoke and (row.generated[-1] in row.stop_ids or (row.stop_texts and self._stops_in_text(row))):
             return "stop"
-        return "length" if len(row.generated) >= row.work.max_new_tokens else None
+        return "length" if row.n_steps >= row.work.max_new_tokens else None
 
     def _stops_in_text(self, row: Running) -> bool:
         longest = max(map(len, row.stop_texts))

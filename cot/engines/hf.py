@@ -17,11 +17,12 @@ from eval_math.errors import BadInput, EngineError
 from eval_math.records import Request, Trace
 
 from ..chat import max_length, model_hash, open_chat, resolve_model, template_hash
-from ..engine import EngineConfig, EngineIdentity, Row
+from ..engine import EngineConfig, EngineIdentity, Row, Thinker
 from ..thinking import think_end
 from . import ENGINES
 from .batch import left_padded
 from .decoding import PREFILL_TOKENS, Decoder, Forward
+from .latents import latents_of
 from .work import (
     Check,
     Desk,
@@ -49,6 +50,7 @@ class HfEngine:
         self._desk = desk
         self._batch_size = batch_size
         self._rows: list[Row] = []
+        self._thinker: Thinker | None = None
         self.identity = identity
         self.capabilities = ENGINES["hf"].capabilities
 
@@ -60,8 +62,7 @@ class HfEngine:
         Raises:
             EngineError: the model failed (out of memory, ...); traces finished before were delivered.
         """
-        decoder = Decoder(self._forward(), self._desk, self._batch_size)
-        return deliver(decoder.run(requests), on_trace)
+        return deliver(self._decoded(self._forward(), requests), on_trace)
 
     def score(self, items: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
         """Log-probabilities in nats, float32; see `Engine.score`.
@@ -103,11 +104,23 @@ class HfEngine:
     def forget_prefixes(self) -> None:
         """Nothing to do: no cache outlives its request."""
 
+    def think_with(self, thinker: Thinker) -> Callable[[], None]:
+        """Let ``thinker`` open all requests until what is returned is called; see `LatentAccess`."""
+        self._thinker = thinker
+        return self._think_in_words
+
     def close(self) -> None:
         """Drop the model."""
         self._model = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def _decoded(self, forward: Forward, requests: Iterable[Request]) -> Iterator[Trace]:
+        with latents_of(self._model, self._thinker) as latents:
+            yield from Decoder(forward, self._desk, self._batch_size, latents).run(requests)
+
+    def _think_in_words(self) -> None:
+        self._thinker = None
 
     def _forward(self) -> Forward:
         check_open(self._model is None, "hf")
