@@ -51,16 +51,23 @@ class Journal(Generic[K]):
         path: the file; made if it does not exist.
         key: key of a row; raises `BadInput`, `KeyError`, `TypeError` or `ValueError` for a row that is not valid.
         index: an empty mapping that keeps the order of insertion; default: a dictionary.
+        parse: row in the bytes of a line, with or without its newline; raises like ``key``.
 
     Raises:
         StoreError: the file cannot be read or repaired.
     """
 
     def __init__(
-        self, path: Path, key: Callable[[dict[str, Any]], K], *, index: MutableMapping[K, Span] | None = None
+        self,
+        path: Path,
+        key: Callable[[dict[str, Any]], K],
+        *,
+        index: MutableMapping[K, Span] | None = None,
+        parse: Callable[[bytes], dict[str, Any]] | None = None,
     ) -> None:
         self.path = path
         self._key = key
+        self._parse = parse or _parsed
         self._spans: MutableMapping[K, Span] = {} if index is None else index
         self._unsynced = 0
         self._synced_at = time.monotonic()
@@ -178,16 +185,14 @@ class Journal(Generic[K]):
                     torn = len(raw)
                 elif key is None:
                     bad.append(raw)
-                elif key in self._spans:
+                elif self._spans.setdefault(key, span := Span(offset, len(raw))) is not span:
                     duplicates += 1
-                else:
-                    self._spans[key] = Span(offset, len(raw))
                 offset += len(raw)
         return Repairs(torn, len(bad), duplicates), offset
 
     def _key_of(self, raw: bytes) -> K | None:
         try:
-            return self._key(json.loads(raw.decode("utf-8", "surrogatepass")))
+            return self._key(self._parse(raw))
         except (BadInput, KeyError, TypeError, ValueError, AttributeError, RecursionError):
             return None
 
@@ -223,6 +228,10 @@ class Journal(Generic[K]):
             for key, span in self._spans.items():
                 handle.seek(span.offset)
                 yield key, handle.read(span.length)
+
+
+def _parsed(raw: bytes) -> dict[str, Any]:
+    return json.loads(raw.decode("utf-8", "surrogatepass"))
 
 
 def _replace(path: Path, lines: Iterable[tuple[K, bytes]], spans: dict[K, Span] | None = None) -> None:

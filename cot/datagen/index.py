@@ -33,10 +33,15 @@ class DiskIndex(MutableMapping[str, Span]):
         return Span(*found)
 
     def __setitem__(self, key: str, span: Span) -> None:
-        if self._data.execute("UPDATE spans SET start = ?, size = ? WHERE key = ?", (*span, key)).rowcount:
-            return
-        self._data.execute("INSERT INTO spans (key, start, size) VALUES (?, ?, ?)", (key, *span))
-        self._count += 1
+        # Nearly every key is new: one statement for it.
+        if not self._add(key, span):
+            self._data.execute("UPDATE spans SET start = ?, size = ? WHERE key = ?", (*span, key))
+
+    def setdefault(self, key: str, default: Span) -> Span:  # type: ignore[override]
+        """The span of ``key``, which is ``default`` if the key is new."""
+        if self._add(key, default):
+            return default
+        return self[key]
 
     def __delitem__(self, key: str) -> None:
         if not self._data.execute("DELETE FROM spans WHERE key = ?", (key,)).rowcount:
@@ -55,6 +60,13 @@ class DiskIndex(MutableMapping[str, Span]):
     def ordered(self) -> Iterator[str]:
         """Keys in alphabetical order; nothing may be changed while they are read."""
         return (key for (key,) in self._data.execute("SELECT key FROM spans ORDER BY key"))
+
+    def _add(self, key: str, span: Span) -> bool:
+        """False, and nothing changed, if the key is known."""
+        new = "INSERT OR IGNORE INTO spans (key, start, size) VALUES (?, ?, ?)"
+        added = self._data.execute(new, (key, *span)).rowcount
+        self._count += added
+        return bool(added)
 
     def clear(self) -> None:
         """Forget everything."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -47,8 +47,8 @@ class Shard:
         self.recipe = recipe
         self._lock = lock_folder(self.folder)
         try:
-            self._calls: Journal[str] = Journal(self.folder / CALLS, self._call_key, index=DiskIndex())
-            self._outcomes: Journal[str] = Journal(self.folder / OUTCOMES, self._outcome_key, index=DiskIndex())
+            self._calls = self._journal(CALLS, self._call_key)
+            self._outcomes = self._journal(OUTCOMES, self._outcome_key)
         except BaseException:
             os.close(self._lock)
             raise
@@ -150,15 +150,16 @@ class Shard:
         row = self._outcomes.read(name)
         return row["row"] in touched or row["outcome"]["status"] == "error"
 
+    def _journal(self, name: str, key: Callable[[dict[str, Any]], str]) -> Journal[str]:
+        return Journal(self.folder / name, key, index=DiskIndex(), parse=unsealed)
+
     def _call_key(self, row: dict[str, Any]) -> str:
-        body = unsealed(row)
-        self._check_owner(body["row"])
-        return str(body["key"])
+        self._check_owner(row["row"])
+        return str(row["key"])
 
     def _outcome_key(self, row: dict[str, Any]) -> str:
-        body = unsealed(row)
-        self._check_owner(body["row"])
-        return self._outcome_name(body["row"], body["recipe"])
+        self._check_owner(row["row"])
+        return self._outcome_name(row["row"], row["recipe"])
 
     def _check_owner(self, row_key: str) -> None:
         if not self.owns(row_key):
@@ -176,29 +177,23 @@ def shard_folder(folder: Path, number: int, count: int) -> Path:
 
 def sealed(row: Mapping[str, Any]) -> str:
     """One JSON line with the checksum of the rest of it as its last field."""
-    body = _dumps(row)
-    return f'{body[:-1]},"crc":{_crc(body)}}}\n'
+    body = json.dumps(row, ensure_ascii=False, separators=(",", ":"))
+    return f'{body[:-1]},"crc":{zlib.crc32(body.encode("utf-8", "surrogatepass"))}}}\n'
 
 
-def unsealed(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row without its checksum.
+def unsealed(line: bytes) -> dict[str, Any]:
+    """The row without its checksum; the line may lack its newline.
 
     Raises:
         BadInput: the checksum is missing or does not fit.
+        ValueError: the line is no JSON.
     """
-    body = {name: value for name, value in row.items() if name != "crc"}
-    if row.get("crc") != _crc(_dumps(body)):
+    start, _, seal = line.rpartition(b',"crc":')
+    body = start + b"}"
+    if seal.removesuffix(b"\n") != b"%d}" % zlib.crc32(body):
         raise BadInput("the checksum does not fit the line")
-    return body
+    return json.loads(body.decode("utf-8", "surrogatepass"))
 
 
 def _failed_call(row: Mapping[str, Any]) -> bool:
     return row.get("trace", {}).get("finish") == "error"
-
-
-def _dumps(row: Mapping[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False, separators=(",", ":"))
-
-
-def _crc(text: str) -> int:
-    return zlib.crc32(text.encode("utf-8", "surrogatepass"))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from cot.datagen.index import DiskIndex
@@ -13,15 +11,17 @@ from eval_math.errors import BadInput
 
 
 def test_seal_tells_every_changed_character():
-    line = sealed({"key": "a", "text": "ü \\ \ud800"})
-    assert unsealed(json.loads(line)) == {"key": "a", "text": "ü \\ \ud800"}
-    for at, letter in enumerate(line[:-1]):
-        try:
-            row = json.loads(line[:at] + ("1" if letter != "1" else "2") + line[at + 1 :])
-        except ValueError:
-            continue
+    text = sealed({"key": "a", "text": "ü \\ \ud800"})
+    line = text.encode("utf-8", "surrogatepass")
+    assert unsealed(line) == unsealed(line[:-1]) == {"key": "a", "text": "ü \\ \ud800"}
+    for at in range(len(line) - 1):
+        for other in (b"1", b"2", b" "):
+            changed = line[:at] + other + line[at + 1 :]
+            if changed != line:
+                with pytest.raises(BadInput):
+                    unsealed(changed)
         with pytest.raises(BadInput):
-            unsealed(row if isinstance(row, dict) else {})
+            unsealed(line[:at])
 
 
 def test_disk_index_is_a_mapping_in_order():
@@ -32,6 +32,8 @@ def test_disk_index_is_a_mapping_in_order():
     del index["b"]
     assert (list(index), index["a"], len(index), "b" in index) == (["a", "c"], Span(9, 9), 2, False)
     assert list(index.ordered()) == ["a", "c"]
+    assert index.setdefault("a", Span(1, 1)) == Span(9, 9)
+    assert (index.setdefault("d", Span(1, 1)), len(index)) == (Span(1, 1), 3)
     with pytest.raises(KeyError):
         index["b"]
     index.clear()
