@@ -62,6 +62,8 @@ def write_dataset(folder: Path, rows: Iterable[tuple[SourceRow, Outcome | None]]
                     _keep(body, index, _line(row, each, number, layout), _place(row, number, layout))
             _distribute(body, index, made, stats)
         write_json(folder / STATS, stats.to_json())
+    except StoreError:
+        raise
     except OSError as error:
         raise StoreError(f"{folder}: the dataset cannot be written ({error.strerror}); free some space") from error
     finally:
@@ -87,14 +89,18 @@ class _Parts:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.handle.flush()
-            os.fsync(self.handle.fileno())
-        self.handle.close()
-        if kind is not None:
+        try:
+            with self.handle:
+                if kind is None:
+                    self.handle.flush()
+                    os.fsync(self.handle.fileno())
+            if kind is None:
+                self._settle()
+        finally:
             self._temporary.unlink(missing_ok=True)
-        elif self._path.name == VALIDATION and not self.written:
-            self._temporary.unlink(missing_ok=True)
+
+    def _settle(self) -> None:
+        if self._path.name == VALIDATION and not self.written:
             self._path.unlink(missing_ok=True)
         else:
             self._temporary.replace(self._path)

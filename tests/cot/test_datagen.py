@@ -377,3 +377,26 @@ def test_dataset_is_whole_or_absent(tmp_path, source, student, monkeypatch):
         make(job(source, out, student), again)
         assert again.asked == []
         assert dataset(out) == dataset(tmp_path / "a")
+
+
+def test_a_disk_that_is_full_at_the_end_leaves_no_part_of_a_file(tmp_path, source, student, monkeypatch):
+    fsync = os.fsync
+
+    def full(handle: int) -> None:
+        if Path(f"/proc/self/fd/{handle}").readlink().name == ".train.jsonl.tmp":
+            raise OSError(28, "No space left on device")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError, match="No space left"):
+        make(job(source, tmp_path / "a", student), ScriptedWriter())
+    assert not [*(tmp_path / "a").glob("train.jsonl"), *(tmp_path / "a").glob(".*.tmp")]
+
+
+def test_no_room_for_the_statistics_is_told_as_such(tmp_path, source, student, monkeypatch):
+    def full(path: Path, value: object) -> None:
+        raise StoreError(f"{path}: no space")
+
+    monkeypatch.setattr("cot.datagen.dataset.write_json", full)
+    with pytest.raises(StoreError, match=r"stats\.json: no space"):
+        make(job(source, tmp_path / "a", student), ScriptedWriter())

@@ -7,7 +7,7 @@ import pytest
 from cot.datagen.index import DiskIndex
 from cot.datagen.store import sealed, unsealed
 from cot.journal import Span
-from eval_math.errors import BadInput
+from eval_math.errors import BadInput, StoreError
 
 
 def test_seal_tells_every_changed_character():
@@ -38,3 +38,10 @@ def test_disk_index_is_a_mapping_in_order():
         index["b"]
     index.clear()
     assert not index
+
+
+def test_no_room_for_the_index_is_an_error_of_the_store():
+    index = DiskIndex(most_pages=4)
+    with pytest.raises(StoreError, match="TMPDIR"):
+        for at in range(10_000):
+            index[str(at)] = Span(at, 1)
