@@ -77,7 +77,7 @@ STUDENTS: dict[Study, list[Student]] = {
             "tokenskip", ("tokenskip",), {f"tokenskip-{r}": f"tokenskip:ratio={r}" for r in ("1", "0.7", "0.5")}
         ),
         Student("shortest", SAMPLED, {"shortest-sft": "none"}),
-        Student("preferred", SAMPLED, {"shortest-dpo": "none"}, kind="dpo"),
+        Student("preferred", SAMPLED, {"shortest-dpo": "none"}, ("--learning-rate", "1e-4"), kind="dpo"),
     ],
 }  # fmt: skip
 

@@ -44,6 +44,14 @@ def run(command: TrainSft) -> int:
 
 def train(session: Session, overwrite: bool, target: str | None) -> int:
     """Run a session with words around it; on rank 0 alone they are printed."""
+    outcome = run_session(session, overwrite)
+    if session.world.rank == 0:
+        show(outcome, target)
+    return 0
+
+
+def run_session(session: Session, overwrite: bool) -> Outcome:
+    """Run a session; its plan, and where it stands when it is interrupted, are printed on rank 0."""
     import logging
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
@@ -51,14 +59,11 @@ def train(session: Session, overwrite: bool, target: str | None) -> int:
     if first:
         print(_plan(session), file=sys.stderr)
     try:
-        outcome = session.run(overwrite=overwrite)
+        return session.run(overwrite=overwrite)
     except KeyboardInterrupt:
         if first:
-            print(f"\nthe last checkpoint in {session.out} is kept", file=sys.stderr)
+            print(f"\n{_kept(session.out)}", file=sys.stderr)
         raise
-    if first:
-        _show(outcome, target)
-    return 0
 
 
 def _plan(session: Session) -> str:
@@ -74,7 +79,17 @@ def _plan(session: Session) -> str:
     return "\n".join(lines)
 
 
-def _show(outcome: Outcome, target: str | None) -> None:
+def _kept(out: Path) -> str:
+    from cot.training.folder import checkpoint_step, last_checkpoint
+
+    found = last_checkpoint(out)
+    if found is None:
+        return f"no checkpoint in {out} yet: the same command starts anew"
+    return f"the last checkpoint in {out} is kept: the same command goes on from update {checkpoint_step(found)}"
+
+
+def show(outcome: Outcome, target: str | None) -> None:
+    """Print what came out of a training, and write its figures to ``target``."""
     from .command import write_figures
 
     figures = dict(outcome.figures)

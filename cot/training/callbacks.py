@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -10,7 +11,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, TextIO
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from eval_math.errors import EngineError
 
 from ..journal import Journal
 from .evaluation import Evaluation
@@ -22,6 +26,8 @@ LINE_SECONDS = 15.0
 class LossFile(TrainerCallback):
     """loss.jsonl: one line per update, each update once, also after a resumption.
 
+    ``seconds`` counts the updates alone, over all sessions: neither evaluations nor checkpoints.
+
     Args:
         tokens: of each update, prompt and completion.
         rows: per pass over the data, to count epochs by.
@@ -31,6 +37,8 @@ class LossFile(TrainerCallback):
         self._journal: Journal[int] = Journal(folder / LOSS, lambda row: int(row["step"]))
         self._tokens = list(accumulate(tokens))
         self._rows, self._batch = rows, batch
+        self._folder = folder
+        self._seconds = 0.0
         self._started = time.monotonic()
 
     def on_train_begin(
@@ -38,7 +46,20 @@ class LossFile(TrainerCallback):
     ) -> None:
         """Forget updates that were done after the checkpoint from which the training goes on."""
         self._journal.rewrite([step for step in self._journal if step <= state.global_step])
+        kept = self.rows()
+        self._seconds = float(kept[-1]["seconds"]) if kept else 0.0
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the clock."""
         self._started = time.monotonic()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Stop the clock, on a GPU once its work is done: the launches alone return at once."""
+        if args.device.type == "cuda":
+            torch.cuda.synchronize(args.device)
+        self._seconds += time.monotonic() - self._started
 
     def on_log(
         self,
@@ -48,14 +69,19 @@ class LossFile(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Store the figures of one update."""
+        """Store the figures of one update.
+
+        Raises:
+            EngineError: loss or gradient is no number; no checkpoint holds such an update.
+        """
         if not logs or "loss" not in logs:
             return
         step = state.global_step
+        self._refuse_lost(step, logs)
         left_out = {"epoch", "num_tokens"}
         figures = {name: value for name, value in logs.items() if name not in left_out}
         line = {"step": step, **figures, "epoch": step * self._batch / self._rows, "tokens": self._tokens[step - 1],
-                "seconds": round(time.monotonic() - self._started, 3)}  # fmt: skip
+                "seconds": round(self._seconds, 3)}  # fmt: skip
         self._journal.append(step, json.dumps(line) + "\n")
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -65,6 +91,14 @@ class LossFile(TrainerCallback):
     def rows(self) -> list[dict[str, Any]]:
         """All lines so far."""
         return list(self._journal.rows())
+
+    def _refuse_lost(self, step: int, logs: dict[str, Any]) -> None:
+        for name, value in (("loss", logs["loss"]), ("norm of the gradient", logs.get("grad_norm", 0.0))):
+            if not math.isfinite(value):
+                raise EngineError(
+                    f"{self._folder}: the {name} of update {step} is {value}, so the weights are lost; start anew "
+                    "with --overwrite and a lower --learning-rate, or in float32"
+                )
 
 
 class ProgressLine(TrainerCallback):

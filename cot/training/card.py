@@ -28,7 +28,7 @@ def write_card(
         found: lines of evaluation.jsonl.
     """
     figures = summary(losses, session.prepared.facts, found)
-    write_atomic(folder.path / "loss.svg", loss_curve(losses))
+    write_atomic(folder.path / "loss.svg", loss_curve(losses, session.task.loss_unit))
     write_atomic(folder.path / "README.md", card_text(session, figures, found))
     return figures
 
@@ -39,7 +39,7 @@ def summary(
     """Updates, tokens, loss at both ends, and the first and last evaluation."""
     each = [float(row["loss"]) for row in losses]
     part = max(1, round(len(each) * ENDS))
-    seconds = session_seconds(losses)
+    seconds = float(losses[-1]["seconds"]) if losses else 0.0
     tokens = int(losses[-1]["tokens"]) if losses else 0
     return {
         "updates": len(each),
@@ -48,26 +48,27 @@ def summary(
         "loss_end": sum(each[-part:]) / part,
         "seconds": round(seconds, 1),
         "tokens_per_second": round(tokens / seconds, 1) if seconds else None,
+        **_preferences(losses[-part:]),
         "rows": facts["trained"],
         "too_long": facts["too_long"],
         "evaluations": [dict(row) for row in found],
     }
 
 
-def session_seconds(losses: Sequence[Mapping[str, Any]]) -> float:
-    """Seconds of training over all sessions; the clock of a line starts anew with each session."""
-    total = before = 0.0
-    for row in losses:
-        if row["seconds"] < before:
-            total += before
-        before = row["seconds"]
-    return total + before
+def _preferences(losses: Sequence[Mapping[str, Any]]) -> dict[str, Json]:
+    """Of preference training: how often, and by how much, the chosen completion has the larger reward."""
+    names = {"preferred_end": "rewards/accuracies", "margin_end": "rewards/margins"}
+    return {
+        shown: sum(float(row[name]) for row in losses) / len(losses)
+        for shown, name in names.items()
+        if losses and all(name in row for row in losses)
+    }
 
 
-def loss_curve(losses: Sequence[Mapping[str, Any]]) -> str:
-    """Loss by update as SVG, on logarithmic axes."""
+def loss_curve(losses: Sequence[Mapping[str, Any]], unit: str) -> str:
+    """Loss in ``unit`` by update as SVG, on logarithmic axes."""
     points = [(float(row["step"]), float(row["loss"])) for row in losses]
-    return draw_curves({"": points}, Axes("Training loss", "update", "loss (nats per token)"))
+    return draw_curves({"": points}, Axes("Training loss", "update", f"loss ({unit})"))
 
 
 def card_text(session: Session, figures: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> str:
@@ -78,8 +79,9 @@ def card_text(session: Session, figures: Mapping[str, Any], found: Sequence[Mapp
         "",
         f"`{config.model}` after `laconic train {session.task.name}`: {figures['updates']} updates of "
         f"{config.batch_size} rows, {figures['tokens']:,} tokens, {figures['seconds']:,} seconds. "
-        f"Loss {figures['loss_start']:.4f} at the start, {figures['loss_end']:.4f} at the end (means of a tenth of the "
-        "updates each); see loss.jsonl and loss.svg.",
+        f"Loss {figures['loss_start']:.4f} {session.task.loss_unit} at the start, {figures['loss_end']:.4f} at the end "
+        "(means of a tenth of the updates each); see loss.jsonl and loss.svg.",
+        *_preferred(figures),
         "",
         "## Data",
         "",
@@ -98,6 +100,13 @@ def card_text(session: Session, figures: Mapping[str, Any], found: Sequence[Mapp
         ", ".join(f"{name} {version}" for name, version in package_versions().items()),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _preferred(figures: Mapping[str, Any]) -> list[str]:
+    if "preferred_end" not in figures:
+        return []
+    text = f"At the end the chosen completion has the larger reward in {figures['preferred_end']:.1%} of the pairs"
+    return ["", f"{text}, by {figures['margin_end']:.3f} on average (means of the last tenth of the updates)."]
 
 
 def _warnings(warnings: Sequence[str]) -> list[str]:

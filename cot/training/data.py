@@ -26,6 +26,10 @@ DROPS = (
     "the chat template drops the thinking of an answer: a trainer that renders whole conversations would train without "
     "it; laconic trains on its own tokens and keeps it"
 )
+NEVER_CLOSED = (
+    "thinking is opened and never closed, so the model learns to put its answer inside the thinking, or to leave the "
+    "answer out"
+)
 DROPS_LATER = (
     "the chat template drops the thinking of earlier turns, as Qwen3's does: once a further question follows, the "
     "model does not see its thoughts"
@@ -187,6 +191,9 @@ def _own_findings(encoder: Encoder, row: SftRow) -> list[str]:
         open_before = chat.opens_thinking(encoded.prompt_ids) and tag == tags.start_text
         if tail.count(tag) + open_before > 1:
             found.append(f"{tag} stands more than once in what the model is to write")
+    opens = chat.opens_thinking(encoded.prompt_ids) or tags.start_text in expected
+    if opens and tags.end_text not in expected:
+        found.append(NEVER_CLOSED)
     closed = tags.start_text in chat.decode_all(encoded.prompt_ids) and not chat.opens_thinking(encoded.prompt_ids)
     if closed and tags.end_text in expected:
         found.append("the generation prompt has closed thinking already, and the completion thinks once more")

@@ -13,15 +13,17 @@ from trl.trainer.dpo_config import DPOConfig as TrlConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from .data import EncodedPair, Encoder
+from .quiet import QuietTrainer
 from .rows import DataFiles, PairRow, SftRow, read_pair_rows
 from .student import load_model
-from .task import Stage
+from .task import Stage, Task
 
 
-class Dpo:
+class Dpo(Task):
     """A `Task`: rows of prompt, chosen and rejected completion."""
 
     name = "dpo"
+    loss_unit = "nats per pair"
 
     def read(self, data: DataFiles, limit: int | None) -> Sequence[PairRow]:
         """See `read_pair_rows`."""
@@ -61,15 +63,9 @@ class Dpo:
         )
 
 
-class PreferenceTrainer(DPOTrainer):
-    """TRL's trainer on pairs that are tokenised already, without its reports home and its model cards."""
+class PreferenceTrainer(QuietTrainer, DPOTrainer):
+    """TRL's trainer on pairs that are tokenised already."""
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         """The dataset as it is: rendering the rows anew could lose the thinking."""
         return dataset
-
-    def _send_telemetry(self) -> None:
-        """Nothing leaves the machine."""
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """The card is ours, and written once."""

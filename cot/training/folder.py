@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -151,8 +151,11 @@ def drop_broken_checkpoints(path: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def export_model(model: Any, source: Path, path: Path) -> None:
+def export_model(model: Any, source: Path, path: Path, extras: Callable[[Path], None] | None = None) -> None:
     """Write ``model`` as a plain model folder, with tokenizer and generation config as in ``source``.
+
+    Args:
+        extras: writes into the folder what else belongs to the model.
 
     Raises:
         StoreError: the folder cannot be written.
@@ -165,6 +168,8 @@ def export_model(model: Any, source: Path, path: Path) -> None:
             for name in COMPANIONS:
                 if (source / name).is_file():
                     shutil.copyfile(source / name, made / name)
+            if extras is not None:
+                extras(made)
             # A folder without config.json is no model yet: it comes last.
             for file in sorted(made.iterdir(), key=lambda file: (file.name == "config.json", file.name)):
                 file.replace(path / file.name)

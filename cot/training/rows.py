@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -19,9 +20,17 @@ from eval_math.errors import BadInput
 from eval_math.files import read_rows
 from eval_math.records import Message
 
+from ..datagen.manifest import MANIFEST, SUCCESS
+
 ROLES = ("system", "user", "assistant")
+HELD_OUT = frozenset({"validation", "valid", "val", "dev", "test", "eval"})
+"""A file with one of these words in its name is not trained on."""
 DATASET_MARKS = ("dataset_info.json", "dataset_dict.json", "state.json")
 FORMAT = "a row is {prompt: [{role, content}, ...], completion: [{role: assistant, content}]}, see docs/training.md"
+PAIR_FORMAT = (
+    "a pair is {prompt: [{role, content}, ...], chosen: [{role: assistant, content}], rejected: [...]}, as in the file "
+    "pairs.jsonl of `laconic compress shortest`, see docs/training.md"
+)
 
 
 @dataclass(frozen=True)
@@ -72,16 +81,18 @@ class DataFiles:
 
 def find_data(path: Path) -> DataFiles:
     """The data set behind a file or a folder: JSON lines (also gzipped), ``train*.jsonl`` or ``data*.jsonl`` in a
-    folder (only those with ``train`` in their name if there are such), or a folder saved by ``Dataset.save_to_disk``,
-    also as a subfolder ``datasets``.
+    folder (only those with ``train`` in their name if there are such, and none that is named for what is held out),
+    or a folder saved by ``Dataset.save_to_disk``, also as a subfolder ``datasets``.
 
     Raises:
-        BadInput: nothing of the kind is there.
+        BadInput: nothing of the kind is there, or `laconic compress` has not finished the folder.
     """
     if path.is_file():
         return DataFiles(path, (path,), arrow=False)
     if not path.is_dir():
         raise BadInput(f"{path}: no such file or folder; give training rows as JSON lines, or a folder of them")
+    if (path / MANIFEST).is_file() and not (path / SUCCESS).is_file():
+        raise BadInput(f"{path}: this dataset is not finished; run the `laconic compress` command to its end first")
     lines = sorted(file for start in ("train", "data") for file in path.glob(f"{start}*.jsonl*") if _is_lines(file))
     if lines:
         return DataFiles(path, tuple([f for f in lines if "train" in f.name] or lines), arrow=False)
@@ -92,7 +103,8 @@ def find_data(path: Path) -> DataFiles:
 
 
 def _is_lines(file: Path) -> bool:
-    return file.name.endswith((".jsonl", ".jsonl.gz"))
+    held_out = HELD_OUT & set(re.split(r"[^a-z]+", file.name.lower()))
+    return file.name.endswith((".jsonl", ".jsonl.gz")) and not held_out
 
 
 def read_sft_rows(data: DataFiles, limit: int | None = None) -> list[SftRow]:
@@ -158,10 +170,14 @@ def _answer(where: str, row: Mapping[str, Any], column: str) -> str:
 def _messages(where: str, row: Mapping[str, Any], column: str) -> list[Message]:
     found = row.get(column)
     if found is None:
-        raise BadInput(f"{where}: no column {column}; found {', '.join(sorted(row)) or 'none'}: {FORMAT}")
+        raise BadInput(f"{where}: no column {column}; found {', '.join(sorted(row)) or 'none'}: {_form(column)}")
     if not isinstance(found, Sequence) or isinstance(found, str) or not found:
-        raise BadInput(f"{where}: {column} is no list of turns; {FORMAT}")
+        raise BadInput(f"{where}: {column} is no list of turns; {_form(column)}")
     return [_message(where, column, turn) for turn in found]
+
+
+def _form(column: str) -> str:
+    return PAIR_FORMAT if column in ("chosen", "rejected") else FORMAT
 
 
 def _message(where: str, column: str, turn: object) -> Message:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from eval_math.errors import BadInput, EngineError
+from eval_math.errors import BadInput
 from eval_math.records import Json, digest
 
 from ..chat import max_length, model_hash, open_chat, resolve_model, template_hash
@@ -100,7 +100,8 @@ class Session:
 
         Raises:
             RunMismatch, StoreError: see `open_training`.
-            EngineError: the loss is no number, or the model cannot be loaded.
+            EngineError: a loss is no number, or the model cannot be loaded.
+            BadInput: the processes are those of FSDP or DeepSpeed.
         """
         info = self.info()
         done = finished(self.out, info)
@@ -126,7 +127,10 @@ class Session:
 
         columns = self.task.columns(self.prepared.rows)
         arrays = {name: [numpy.asarray(ids, numpy.int64) for ids in column] for name, column in columns.items()}
-        return Dataset.from_dict(arrays).select(self.order)
+        ordered = Dataset.from_dict(arrays).select(self.order)
+        if not self.task.numbered:
+            return ordered
+        return ordered.add_column("visit", numpy.arange(len(self.order)))  # type: ignore[call-arg]
 
     def arguments(self) -> dict[str, Any]:
         """Settings of every trainer of TRL."""
@@ -176,6 +180,7 @@ class Session:
     def _train(self, folder: TrainingFolder | None) -> Outcome:
         evaluation = Evaluation(self.config, self.out, self.student()) if folder and self.config.benchmark else None
         trainer = self.trainer()
+        _refuse_sharded(trainer)
         losses = self._attach(trainer, evaluation)
         start = last_checkpoint(self.out)
         resumed = checkpoint_step(start) if start else 0
@@ -183,8 +188,8 @@ class Session:
         if folder is None or losses is None:
             return Outcome(self.out, self.updates - resumed, resumed, {})
         rows = losses.rows()
-        _check_losses(self.out, rows)
-        export_model(finished_model(trainer.model, self.source), self.source, self.out)
+        extras = self.task.take_extras(trainer.model)
+        export_model(finished_model(trainer.model, self.source), self.source, self.out, extras)
         figures = write_card(folder, self, rows, evaluation.rows() if evaluation else [])
         folder.finish(figures)
         return Outcome(self.out, self.updates - resumed, resumed, figures)
@@ -201,7 +206,6 @@ class Session:
             trainer.add_callback(losses)
             trainer.add_callback(ProgressLine(f"{self.task.name} {self.out.name}", tokens))
         if self.config.benchmark:
-            _refuse_sharded(trainer)
             if evaluation:
                 evaluation.check(inner_model(trainer.model))
             trainer.add_callback(Evaluate(evaluation, self.config.eval_every, trainer))
@@ -214,8 +218,8 @@ def _on_gpu(config: TrainingConfig) -> bool:
         raise BadInput("device 'cuda': torch sees no GPU here; use cpu, or a CUDA build of torch")
     if found and config.device != "cpu" and torch.cuda.device_count() > 1 and World.from_environment().size == 1:
         raise BadInput(
-            f"one process sees {torch.cuda.device_count()} GPUs; start it with `accelerate launch --num_processes N`, "
-            "or show it one GPU by CUDA_VISIBLE_DEVICES=0"
+            f"one process sees {torch.cuda.device_count()} GPUs; start it with `accelerate launch --multi_gpu "
+            "--num_processes N`, or show it one GPU by CUDA_VISIBLE_DEVICES=0"
         )
     return found and config.device != "cpu"
 
@@ -236,14 +240,8 @@ def _without_bars() -> Iterator[None]:
 
 def _refuse_sharded(trainer: Any) -> None:
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        raise BadInput("evaluation while training needs the whole model in one process; with FSDP or DeepSpeed give "
-                       "eval_every=0 and evaluate the finished folder with `laconic eval`")  # fmt: skip
-
-
-def _check_losses(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    lost = next((row["step"] for row in rows if row["loss"] != row["loss"]), None)
-    if lost is not None:
-        raise EngineError(
-            f"{out}: the loss of update {lost} is no number, so the weights are useless; lower the learning rate, "
-            "or train in float32"
+        raise BadInput(
+            "FSDP and DeepSpeed spread one model over processes, and laconic writes and evaluates the model of one "
+            "process: start it by torchrun or `accelerate launch --multi_gpu` without them, and train a model that is "
+            "too large for one GPU by --tuning lora"
         )

@@ -9,14 +9,16 @@ from trl.trainer.sft_config import SFTConfig as TrlConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from .data import EncodedRow, Encoder
+from .quiet import QuietTrainer
 from .rows import DataFiles, SftRow, read_sft_rows
-from .task import Stage
+from .task import Stage, Task
 
 
-class Sft:
+class Sft(Task):
     """A `Task`: rows of prompt and completion."""
 
     name = "sft"
+    loss_unit = "nats per token"
 
     def read(self, data: DataFiles, limit: int | None) -> Sequence[SftRow]:
         """See `read_sft_rows`."""
@@ -54,11 +56,5 @@ class Sft:
         )
 
 
-class CompletionTrainer(SFTTrainer):
-    """TRL's trainer without its reports home and its model cards."""
-
-    def _send_telemetry(self) -> None:
-        """Nothing leaves the machine."""
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """The card is ours, and written once."""
+class CompletionTrainer(QuietTrainer, SFTTrainer):
+    """TRL's trainer of completions."""

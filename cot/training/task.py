@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,9 @@ class Task(Protocol):
     """What is taught: how rows become ids, and which trainer learns them."""
 
     name: str
+    loss_unit: str
+    numbered: bool = False
+    """Each row that the collator gets has its place in the training as ``visit``."""
 
     def read(self, data: DataFiles, limit: int | None) -> Sequence[Any]:
         """The rows of a data set."""
@@ -47,6 +50,10 @@ class Task(Protocol):
         """The trainer of TRL, ready to train."""
         ...
 
+    def take_extras(self, model: Any) -> Callable[[Path], None] | None:
+        """Take off the trained model what a plain model folder does not hold; returns what writes it into one."""
+        return None
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -61,7 +68,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Stage:
-    """What a trainer is made of. ``rows`` are in training order, repeated as often as they are trained."""
+    """What a trainer is made of. ``dataset`` is in training order, rows repeated as often as they are trained."""
 
     config: Any
     source: Path

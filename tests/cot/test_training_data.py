@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
-import json
+import sys
 from dataclasses import replace
 
 import pytest
 
 from cot.chat import open_chat
 from cot.training.config import DpoConfig, SftConfig, World, resolved
-from cot.training.contract import check_probe, check_trl, check_version
-from cot.training.data import DROPS, DROPS_LATER, Encoder, check_template, end_of_turn, keep_fitting
+from cot.training.contract import check_peft, check_probe, check_trl, check_version
+from cot.training.data import DROPS, DROPS_LATER, NEVER_CLOSED, Encoder, check_template, end_of_turn, keep_fitting
 from cot.training.order import data_order, update_count
-from cot.training.rows import SftRow, find_data, read_pair_rows, read_sft_rows
+from cot.training.rows import SftRow
 from eval_math.errors import BadInput, MissingPart
 from eval_math.records import Message, Request
 
@@ -153,6 +152,53 @@ def test_the_template_check_speaks_of_text_that_is_not_there_once(with_template)
     assert "exactly once" in told(with_template(upper), [row(ANSWER)])
 
 
+def test_the_template_check_speaks_of_thinking_that_never_ends(chat, with_template):
+    assert NEVER_CLOSED in told(chat, [row(ANSWER)])  # its generation prompt opens thinking
+    assert NEVER_CLOSED in told(with_template(LLAMA), [row(f"<think>{THINKING}")])
+    assert NEVER_CLOSED not in told(with_template(LLAMA), [row(ANSWER)])
+
+
+@pytest.fixture(scope="module")
+def styles(embedded_model, tmp_path_factory):
+    """Three tokenizer folders that differ from the embedded one by their template alone, opened as any student's."""
+    from transformers import AutoTokenizer
+
+    chats = {}
+    for name, template in (("qwen3", QWEN3), ("llama", LLAMA), ("opens", OPENS)):
+        folder = tmp_path_factory.mktemp(name)
+        tokenizer = AutoTokenizer.from_pretrained(embedded_model)
+        tokenizer.chat_template = template
+        tokenizer.save_pretrained(folder)
+        chats[name] = open_chat(folder)
+    return chats
+
+
+@pytest.mark.parametrize("style", ["qwen3", "llama", "opens"])
+def test_what_is_trained_is_what_the_student_decodes_in_every_style(styles, style):
+    chat = styles[style]
+    thinking = f"\n{THINKING}\n"
+    encoded = Encoder(chat).row(row(f"<think>{thinking}</think>\n\n{ANSWER}"))
+    # The engines show this prompt, and split what follows it as they split any output.
+    assert encoded.prompt_ids == chat.render(Request("x", messages=(Message("user", QUESTION),)))
+    found = chat.split(encoded.prompt_ids, encoded.completion_ids)
+    assert found.closed and found.thinking is not None and found.thinking.strip() == THINKING
+    assert found.answer.strip() == ANSWER
+    text = chat.decode_all(encoded.input_ids)
+    assert text.count("<think>") == text.count("</think>") == text.count(THINKING) == 1
+    assert text.index("<think>") < text.index(THINKING) < text.index("</think>")
+    assert encoded.completion_ids.count(encoded.completion_ids[-1]) == 1
+    assert chat.decode_all(encoded.completion_ids[-1:]) == "<|end|>"
+
+
+def test_the_warnings_of_the_three_styles(styles):
+    stock = row(f"<think>\n{THINKING}\n</think>\n\n{ANSWER}")
+    assert check_template(styles["llama"], [stock]) == []
+    (only,) = check_template(styles["qwen3"], [stock])
+    assert only.startswith(DROPS_LATER)
+    assert check_template(styles["opens"], [stock]) == []
+    assert NEVER_CLOSED in told(styles["opens"], [row(ANSWER)])
+
+
 def test_rows_that_do_not_fit_are_dropped_whole_and_counted(chat):
     encoder = Encoder(chat)
     rows = [encoder.row(row()), encoder.row(row(f"<think>{THINKING * 5}</think>{ANSWER}"))]
@@ -162,86 +208,6 @@ def test_rows_that_do_not_fit_are_dropped_whole_and_counted(chat):
     assert keep_fitting(rows, lambda each: len(each.input_ids), sizes[1]).dropped == 0
     with pytest.raises(BadInput, match=f"all 2 rows are longer than max_length={sizes[0] - 1}"):
         keep_fitting(rows, lambda each: len(each.input_ids), sizes[0] - 1)
-
-
-def good() -> dict:
-    turn = [{"role": "assistant", "content": WRITTEN}]
-    return {
-        "id": 1,
-        "prompt": [{"role": "user", "content": QUESTION}],
-        "completion": turn,
-        "condition": "short",
-        "n": 3,
-    }
-
-
-def test_rows_are_read_from_files_folders_gzip_and_saved_datasets(tmp_path):
-    line = json.dumps(good()) + "\n"
-    (tmp_path / "rows.jsonl").write_text(line)
-    folder = tmp_path / "made"
-    folder.mkdir()
-    (folder / "data-1.jsonl").write_text(line * 2)
-    with gzip.open(folder / "data-2.jsonl.gz", "wt") as handle:
-        handle.write(line)
-    saved = tmp_path / "saved"
-    from datasets import Dataset, DatasetDict
-
-    DatasetDict({"train": Dataset.from_list([good()] * 4)}).save_to_disk(saved / "datasets")
-    for path, count in ((tmp_path / "rows.jsonl", 1), (folder, 3), (saved, 4)):
-        rows = read_sft_rows(find_data(path))
-        assert len(rows) == count
-        assert rows[0].completion == WRITTEN and rows[0].condition == "short" and rows[0].id == "1"
-    assert len(read_sft_rows(find_data(folder), limit=2)) == 2
-    (folder / "data-train.jsonl").write_text(line)
-    assert len(read_sft_rows(find_data(folder))) == 1
-
-
-def test_the_data_hash_follows_the_content(tmp_path):
-    first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
-    first.write_text(json.dumps(good()) + "\n")
-    second.write_text(json.dumps(good()) + "\n")
-    before = find_data(first).sha256()
-    assert before == find_data(second).sha256()
-    second.write_text(json.dumps({**good(), "id": 2}) + "\n")
-    assert before != find_data(second).sha256()
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"prompt": None}, "no column prompt"),
-        ({"prompt": "text"}, "no list of turns"),
-        ({"prompt": [{"role": "user"}]}, "a turn of prompt"),
-        ({"prompt": [{"role": "robot", "content": "x"}]}, "a turn of prompt"),
-        ({"prompt": [{"role": "assistant", "content": "x"}]}, "prompt ends with a turn of the assistant"),
-        ({"completion": []}, "no list of turns"),
-        ({"completion": [{"role": "user", "content": "x"}]}, "one turn of the assistant"),
-        ({"completion": [{"role": "assistant", "content": "  "}]}, "completion is empty"),
-        ({"condition": 3}, "condition 3"),
-    ],
-)
-def test_a_malformed_row_is_named_by_file_and_line(tmp_path, change, said):
-    path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps(good()) + "\n" + json.dumps({**good(), **change}) + "\n")
-    with pytest.raises(BadInput, match=f"rows.jsonl, line 2: .*{said}"):
-        read_sft_rows(find_data(path))
-
-
-def test_pairs_need_two_different_completions(tmp_path):
-    path = tmp_path / "pairs.jsonl"
-    pair = {"prompt": good()["prompt"], "chosen": good()["completion"]}
-    path.write_text(json.dumps({**pair, "rejected": [{"role": "assistant", "content": "no"}]}) + "\n")
-    assert read_pair_rows(find_data(path))[0].rejected == "no"
-    path.write_text(json.dumps({**pair, "rejected": pair["chosen"]}) + "\n")
-    with pytest.raises(BadInput, match="same text"):
-        read_pair_rows(find_data(path))
-
-
-def test_nothing_to_read_is_refused(tmp_path):
-    (tmp_path / "empty.jsonl").write_text("")
-    for path, said in ((tmp_path / "empty.jsonl", "no rows"), (tmp_path, "neither"), (tmp_path / "no", "no such")):
-        with pytest.raises(BadInput, match=said):
-            read_sft_rows(find_data(path))
 
 
 def test_the_order_gives_every_row_its_passes_and_full_updates():
@@ -311,3 +277,10 @@ def test_the_installed_trl_keeps_its_side_and_another_is_refused():
 
     with pytest.raises(MissingPart, match="lacks what laconic relies on"):
         check_probe(gone)
+
+
+def test_lora_without_peft_says_what_to_install(monkeypatch):
+    check_peft()
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(MissingPart, match=r"pip install 'peft.*--tuning full"):
+        check_peft()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 from cot.training.config import SftConfig
 from cot.training.folder import INFO, last_checkpoint, read_training
-from eval_math.errors import BadInput, RunMismatch, StoreError
+from eval_math.errors import BadInput, EngineError, RunMismatch, StoreError
 
 RUN = (
     # A shell that starts a job in the background has it ignore Ctrl-C.
@@ -160,6 +161,56 @@ def test_a_finished_training_is_left_alone_and_another_is_refused(rows, tmp_path
     assert weights(out) != before
 
 
+def test_a_training_killed_before_its_model_was_written_writes_it(rows, tmp_path):
+    out = tmp_path / "out"
+    session(rows, out).run()
+    before, losses = weights(out), (out / "loss.jsonl").read_bytes()
+    record = json.loads((out / INFO).read_text())
+    (out / INFO).write_text(json.dumps({**record, "finished": {}}))
+    (out / "config.json").unlink()
+    (out / "model.safetensors").write_bytes(b"half")
+    outcome = session(rows, out).run()
+    assert (outcome.resumed, outcome.updates) == (4, 0) and read_training(out).finished["updates"] == 4
+    assert weights(out) == before and (out / "config.json").is_file() and (out / "loss.jsonl").read_bytes() == losses
+
+
+def test_other_passes_per_update_go_on_from_the_same_place(rows, tmp_path):
+    whole, changed = tmp_path / "whole", tmp_path / "changed"
+    session(rows, whole, save_every=2, keep_checkpoints=9).run()
+    session(rows, changed, save_every=2, keep_checkpoints=9).run()
+    shutil.rmtree(changed / "checkpoints" / "checkpoint-4")
+    (changed / INFO).write_text(json.dumps({**json.loads((changed / INFO).read_text()), "finished": {}}))
+    assert session(rows, changed, micro_batch=4).run().resumed == 2
+    both = [[each["loss"] for each in lines(folder / "loss.jsonl")] for folder in (whole, changed)]
+    assert both[1] == pytest.approx(both[0], rel=1e-5) and both[1][:2] == both[0][:2]
+
+
+def test_a_loss_that_is_no_number_ends_the_training_at_once(rows, tmp_path, monkeypatch):
+    import torch
+    from transformers import Trainer
+
+    out, real = tmp_path / "out", Trainer.training_step
+
+    def diverge(self, *args, **kwargs):
+        if self.state.global_step == 2:
+            torch.nn.init.constant_(next(self.model.parameters()), float("nan"))
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "training_step", diverge)
+    with pytest.raises(EngineError, match=r"the loss of update 3 is nan.*--learning-rate"):
+        session(rows, out, save_every=1).run()
+    assert len(lines(out / "loss.jsonl")) == 2 and not (out / "config.json").exists()
+    found = last_checkpoint(out)
+    assert found is not None and found.name == "checkpoint-2"
+
+
+def test_evaluations_are_not_counted_as_time_of_training(rows, tmp_path):
+    started = time.monotonic()
+    outcome = session(rows, tmp_path / "out", eval_every=1, eval_limit=16, eval_max_tokens=200).run()
+    spent = sum(each["seconds"] for each in lines(tmp_path / "out" / "evaluation.jsonl"))
+    assert 0 < float(str(outcome.figures["seconds"])) < time.monotonic() - started - 0.9 * spent
+
+
 def test_a_folder_with_something_else_in_it_is_refused(rows, tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(BadInput, match=r"not empty and no training \(thesis.tex\)"):
@@ -217,8 +268,7 @@ def wait_for_update(out: Path, update: int, process: subprocess.Popen[str]) -> N
 @pytest.mark.slow
 def test_killed_and_interrupted_a_training_ends_bit_for_bit_as_an_undisturbed_one(rows, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    undisturbed = start(rows, whole)
-    assert undisturbed.wait(120) == 0, undisturbed.stderr and undisturbed.stderr.read()
+    session(rows, whole, limit=64, save_every=3).run()
 
     killed = start(rows, broken)
     wait_for_update(broken, 5, killed)
@@ -244,16 +294,3 @@ def test_killed_and_interrupted_a_training_ends_bit_for_bit_as_an_undisturbed_on
     both = [[(each["step"], each["loss"]) for each in lines(folder / "loss.jsonl")] for folder in (broken, whole)]
     assert both[0] == both[1] and len(both[0]) == 16
     assert len(json.loads((broken / INFO).read_text())["sessions"]) == 3
-
-
-@pytest.mark.slow
-def test_two_processes_train_what_one_trains(rows, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.training_parity", "--rows", str(rows), "--updates", "4",
-         "--json", str(tmp_path / "figures.json")],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    figures = json.loads((tmp_path / "figures.json").read_text())
-    assert figures["processes"] == 2 and figures["updates"] == 4
-    assert figures["loss_difference"] < 1e-5 and figures["weight_difference"] < 1e-4
