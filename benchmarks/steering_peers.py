@@ -2,8 +2,8 @@
 
     python -m benchmarks.steering_peers [--pairs 9] [--json FILE]
 
-repeng (`pip install repeng`) and steering-vectors (`pip install steering-vectors`) are measured where they are installed
-and run with the transformers that is here; else the reason is printed. Each is called as its README shows, on all
+repeng (`pip install repeng`) and steering-vectors (`pip install steering-vectors`) are measured where they
+run with what is installed; else the reason is printed. Each is called as its README shows, on all
 blocks that it can read; they differ in what they estimate (repeng: principal components; steering-vectors: mean
 difference), which costs little beside the forward passes.
 """

@@ -21,6 +21,7 @@ from eval_math.files import write_atomic
 from eval_math.records import Json, Message
 
 from .datagen.admission import admit, data_row, question_prompt
+from .datagen.apart import KeptOut
 from .datagen.dataset import write_dataset
 from .datagen.driver import Counts
 from .datagen.job import JobConfig
@@ -82,8 +83,10 @@ class Preference:
     n_rejected_tokens: int
 
 
-def measure_samples(rows: Iterable[SourceRow], count: Callable[[str], int]) -> dict[str, list[Sample]]:
-    """The samples of each problem; those without a verdict are refused.
+def measure_samples(
+    rows: Iterable[SourceRow], count: Callable[[str], int], apart: KeptOut | None = None
+) -> dict[str, list[Sample]]:
+    """The samples of each problem; those without a verdict are refused, those that test sets have count as wrong.
 
     Raises:
         BadInput: a row was not graded.
@@ -97,6 +100,7 @@ def measure_samples(rows: Iterable[SourceRow], count: Callable[[str], int]) -> d
         output = split_output(row.output)
         n_tokens = count(output.thinking if output is not None else row.output)
         usable = row.correct and output is not None and row.finish == "stop"
+        usable = usable and (apart is None or apart.excluded(row) is None)
         found.setdefault(row.problem.id, []).append(Sample(at, n_tokens, usable))
     return found
 
@@ -121,12 +125,17 @@ def choose_pairs(samples: Sequence[Sample], how: Shortest) -> list[tuple[Sample,
 
 
 def chosen_outcomes(
-    rows: Iterable[SourceRow], samples: dict[str, list[Sample]], how: Shortest, student: Student
+    rows: Iterable[SourceRow],
+    samples: dict[str, list[Sample]],
+    how: Shortest,
+    student: Student,
+    apart: KeptOut | None = None,
 ) -> Iterator[tuple[SourceRow, Outcome]]:
     """Each source row with its outcome: a row of the dataset for those that were chosen."""
     chosen = {sample.at for listed in samples.values() for sample in choose_rows(listed, how)}
     for at, row in enumerate(rows):
-        yield row, _outcome(row, student) if at in chosen else Outcome("rejected")
+        excluded = apart.excluded(row) if apart is not None else None
+        yield row, excluded or (_outcome(row, student) if at in chosen else Outcome("rejected"))
 
 
 def preferences(
@@ -156,8 +165,11 @@ def preference_line(pair: Preference) -> dict[str, Any]:
     }
 
 
-def make_dataset(job: JobConfig, how: Shortest, student: Student) -> JobStats:
+def make_dataset(job: JobConfig, how: Shortest, student: Student, apart: KeptOut | None = None) -> JobStats:
     """Write the dataset folder: ``train.jsonl`` and so on, and the pairs in `PAIRS`.
+
+    Args:
+        apart: test sets whose questions are left out.
 
     Raises:
         BadInput: a source is malformed or has ungraded samples, or no problem has a correct one.
@@ -166,13 +178,15 @@ def make_dataset(job: JobConfig, how: Shortest, student: Student) -> JobStats:
     shape = {k: v for k, v in asdict(job.layout).items() if k != "about"}
     about: dict[str, Json] = {"name": student.name, "template_hash": student.template_hash}
     config: dict[str, Json] = {"method": how.fingerprint(), "student": about, "seed": job.seed, "layout": shape}
+    if apart is not None:
+        config["apart_from"] = apart.fingerprint()
     files = [describe_source(path) for path in job.sources]
     begin_dataset(job.out, describe_dataset(files, config, {}), update=job.update)
-    samples = measure_samples(read_sources(job.sources, job.limit), student.count)
+    samples = measure_samples(read_sources(job.sources, job.limit), student.count, apart)
     if not any(sample.correct for listed in samples.values() for sample in listed):
         raise BadInput(f"{job.sources[0]}: no problem has a correct sample that ended and closed its thinking")
     more: dict[str, Json] = {"method": how.name, "student": student.name}
-    found = chosen_outcomes(read_sources(job.sources, job.limit), samples, how, student)
+    found = chosen_outcomes(read_sources(job.sources, job.limit), samples, how, student, apart)
     stats = write_dataset(job.out, found, replace(job.layout, about=more))
     pairs = preferences(lambda: read_sources(job.sources, job.limit), samples, how, student)
     write_atomic(job.out / PAIRS, "".join(json.dumps(preference_line(p), ensure_ascii=False) + "\n" for p in pairs))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from cot.datagen.supply import Supply
 
 SOURCE_PROBLEMS = 500
+CHECKED_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Compress:
     """Of traces that are made here."""
     most_tokens: int | None = None
     """Longest rewritten trace that the student can be trained on; longer ones are refused."""
+    apart_from: tuple[str, ...] = ()
+    """Leave out questions that share eight words in a row with one of these test sets: benchmarks, or problem files."""
     seed: int = 0
     order: Literal["shuffled", "source"] = "shuffled"
     """Order of the rows."""
@@ -172,6 +175,8 @@ def run(command: Compress | CompressExplain) -> int:
     if command.push:
         push_dataset(command.out, command.push)
     _show(command, stats, seconds, made)
+    if stats.rows:
+        _check_student(command)
     return int(not stats.rows)
 
 
@@ -246,12 +251,14 @@ def _config(command: Compress) -> JobConfig:
 
 
 def _job(command: Compress) -> Job:
+    from cot.datagen.apart import KeptOut, kept_apart
     from cot.datagen.gates import GateSettings
     from cot.datagen.job import Job
     from cot.datagen.student import Student
 
     student = Student.named(command.student or command.model)
-    return Job(_config(command), _rewriter(command), student, GateSettings(most_tokens=command.most_tokens))
+    rewriter = kept_apart(_rewriter(command), KeptOut.named(command.apart_from))
+    return Job(_config(command), rewriter, student, GateSettings(most_tokens=command.most_tokens))
 
 
 def _rewriter(command: Compress) -> Rewriter:
@@ -286,11 +293,13 @@ def _rewriter(command: Compress) -> Rewriter:
 
 
 def _shortest(command: CompressShortest) -> JobStats:
+    from cot.datagen.apart import KeptOut
     from cot.datagen.student import Student
     from cot.shortest import Shortest, make_dataset
 
     how = Shortest(command.select, rejected=command.rejected, most_pairs=command.most_pairs)
-    return make_dataset(_config(command), how, Student.named(command.student or command.model))
+    student = Student.named(command.student or command.model)
+    return make_dataset(_config(command), how, student, KeptOut.named(command.apart_from))
 
 
 def _show(command: Compress, stats: JobStats, seconds: float, made: list[Path]) -> None:
@@ -309,6 +318,21 @@ def _show(command: Compress, stats: JobStats, seconds: float, made: list[Path]) 
     for path in made:
         print(f"also: {path}", file=shown)
     write_figures(command.json, {**figures, "out": str(command.out), "seconds": round(seconds, 3)})
+
+
+def _check_student(command: Compress) -> None:
+    """Say what the student's chat template would do to the rows."""
+    import sys
+
+    from cot.chat import open_chat, resolve_model
+    from cot.training.data import check_template
+    from cot.training.rows import find_data, read_sft_rows
+
+    chat = open_chat(resolve_model(command.student or command.model))
+    if not chat.tokenizer.chat_template:
+        return
+    for warning in check_template(chat, read_sft_rows(find_data(command.out), CHECKED_ROWS)):
+        print(f"WARNING: {command.student or command.model}: {warning}", file=sys.stderr)
 
 
 def _explain(command: CompressExplain) -> int:

@@ -101,3 +101,42 @@ def test_bad_sources_are_named(tmp_path, capsys):
     (tmp_path / "bad.jsonl").write_text('{"question": "1?"}\n')
     assert main(["compress", "c3ot", "--traces", str(tmp_path / "bad.jsonl"), "--out", str(tmp_path / "o")]) == 2
     assert "line 1: no field answer or gold" in capsys.readouterr().err
+
+
+def test_questions_of_test_sets_are_left_out(made, tmp_path, capsys):
+    taken = rows(made.with_name("c3ot-traces") / "problems.jsonl")[:3]
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text(
+        "".join(json.dumps({"question": row["question"], "answer": row["answer"]}) + "\n" for row in taken)
+    )
+    traces = made.with_name("c3ot-traces")
+    for method in ("c3ot", "shortest"):
+        out = tmp_path / method
+        words = ["--traces", str(traces), "--apart-from", str(held_out)]
+        assert main(["compress", method, "--out", str(out), *COMMON[:4], *words]) == 0
+        stats = json.loads((out / "stats.json").read_text("utf-8"))
+        assert stats["statuses"]["excluded"] >= 3 and stats["errors"]["contaminated"] == 3
+        questions = {row["prompt"][-1]["content"].partition(": ")[2] for row in rows(out / "train.jsonl")}
+        questions |= {row["prompt"][-1]["content"] for row in rows(out / "train.jsonl")}
+        assert questions and not questions & {row["question"] for row in taken}
+    assert (
+        main(["compress", "c3ot", "--out", str(tmp_path / "x"), "--apart-from", "gsm9k", "--traces", str(traces)]) == 2
+    )
+    assert "gsm9k" in capsys.readouterr().err
+
+
+def test_a_template_that_drops_thinking_is_spoken_of(made, tmp_path, capsys):
+    from transformers import AutoTokenizer
+
+    student = tmp_path / "student"
+    tokenizer = AutoTokenizer.from_pretrained(embedded_model_path())
+    tokenizer.chat_template = (
+        "{%- for m in messages -%}<|{{ m.role }}|>{{ m.content.split('</think>')[-1] }}<|end|>{%- endfor -%}"
+        "{%- if add_generation_prompt -%}<|assistant|>{%- endif -%}"
+    )
+    tokenizer.save_pretrained(student)
+    for name in ("config.json", "model.safetensors"):
+        (student / name).symlink_to(embedded_model_path() / name)
+    words = ["--traces", str(made.with_name("c3ot-traces")), "--student", str(student)]
+    assert main(["compress", "shortest", "--out", str(tmp_path / "rows"), *COMMON[:4], *words]) == 0
+    assert "drops the thinking of an answer" in capsys.readouterr().err
