@@ -39,6 +39,8 @@ METHODS: Mapping[str, MethodEntry] = {
     "deer": MethodEntry("cot.deer", "Deer"),
     "c3ot": MethodEntry("cot.c3ot", "Conditioned"),
     "tokenskip": MethodEntry("cot.tokenskip", "AskedRatio"),
+    "soft": MethodEntry("latent.soft", "SoftThinking"),
+    "moi": MethodEntry("latent.moi", "MixtureOfInputs"),
     "latent": MethodEntry("latent.thinking", "Latent"),
     "colar": MethodEntry("latent.colar_task", "AskedSpeed"),
     "latent-sft": MethodEntry("latent.latent_sft_task", "Superposed"),

@@ -32,7 +32,7 @@ class LatentEncoder(nn.Module):
 
     def __init__(self, blocks: nn.Module, table: Tensor) -> None:
         super().__init__()
-        self.blocks = blocks
+        self.blocks: Any = blocks
         self.compress = nn.Parameter(table.detach().float().mean(0))
 
     @classmethod

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from cot.chat import resolve_model
-from cot.engine import Engine, LatentAccess, ModelAccess, Step
+from cot.engine import Engine, LatentAccess, ModelAccess, Step, Thinker
 from cot.method import Method
 from eval_math.errors import BadInput
 from eval_math.records import Message, Problem, Request, Trace
@@ -128,19 +128,22 @@ def remember(model: Any, config: LatentConfig) -> LatentConfig:
     return config
 
 
+def thinking(engine: Engine, config: LatentConfig) -> AbstractContextManager[None]:
+    """Latent thinking by ``config`` as long as the block lasts; see `thinking_by`."""
+    return thinking_by(engine, lambda model: RuleThinker(config, rule_of(model, config)))
+
+
 @contextmanager
-def thinking(engine: Engine, config: LatentConfig, rule: FeedRule | None = None) -> Iterator[None]:
-    """Latent thinking by ``config``, with its own rule unless another is given, as long as the block lasts.
+def thinking_by(engine: Engine, make: Callable[[Any], Thinker]) -> Iterator[None]:
+    """Latent thinking by what ``make`` makes of the engine's model, as long as the block lasts.
 
     Raises:
         BadInput: the engine's model cannot be fed embeddings.
     """
     if not (isinstance(engine, LatentAccess) and isinstance(engine, ModelAccess)):
-        raise BadInput(f"engine {engine.identity.engine} cannot be fed latents; take hf")
+        raise BadInput(f"engine {engine.identity.engine} cannot be fed latents by this method; take hf")
     engine.apply_model(check_embeddings)
-    stop: Callable[[], None] = engine.think_with(
-        RuleThinker(config, rule or engine.apply_model(lambda model: rule_of(model, config)))
-    )
+    stop = engine.think_with(engine.apply_model(make))
     try:
         yield
     finally:

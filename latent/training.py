@@ -54,10 +54,11 @@ class LatentTrainer(QuietTrainer, SFTTrainer):
         return tokens + self.latent_weight * latents / steps
 
     def _note(self, figures: Mapping[str, Any]) -> None:
-        metrics = self._metrics["train" if self.model.training else "eval"]
+        metrics = self._metrics["train" if self.is_in_train else "eval"]
         for name, value in figures.items():
             local = torch.as_tensor(value, device=self.args.device).detach().float()
-            metrics[name].append(float(self.accelerator.gather_for_metrics(local).mean()))
+            gathered: Any = self.accelerator.gather_for_metrics(local)
+            metrics[name].append(float(gathered.mean()))
 
 
 def latent_trainer(

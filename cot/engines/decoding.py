@@ -169,7 +169,7 @@ class Decoder:
         traces, alive = list[Trace](), list[int]()
         for at, (row, step) in enumerate(zip(batch.rows, steps, strict=True)):
             self._take(row, step)
-            finish = self._finish(row)
+            finish = self._finish(row, step)
             if finish is None:
                 alive.append(at)
             else:
@@ -196,9 +196,8 @@ class Decoder:
         output = [*work.ids[work.n_prompt :], *generated]
         return think_end(work.ids[: work.n_prompt], output, self.desk.chat.tags, self.desk.chat.decode)
 
-    def _finish(self, row: Running) -> Finish | None:
-        spoke = row.generated and row.thought is None
-        if spoke and (row.generated[-1] in row.stop_ids or (row.stop_texts and self._stops_in_text(row))):
+    def _finish(self, row: Running, step: Step) -> Finish | None:
+        if step.token is not None and (step.token in row.stop_ids or (row.stop_texts and self._stops_in_text(row))):
             return "stop"
         return "length" if row.n_steps >= row.work.max_new_tokens else None
 
