@@ -16,7 +16,7 @@ from eval_math.records import Finish
 from ..segments import count_reflections
 from .answers import leak, wrong_section, wrong_statement
 from .contamination import ContaminationIndex
-from .numbers import Facts, invented, read_facts, restated, results_kept
+from .numbers import Facts, invented, new_step, read_facts, restated, results_kept
 from .symbols import new_symbols
 from .wording import (
     boxed_answers,
@@ -284,6 +284,14 @@ def check_marked(candidate: Candidate, settings: GateSettings) -> str | None:
     return again and f"{again.left}{again.relation}{again.right} is stated again, and no word says that this is a check"
 
 
+def check_steps(candidate: Candidate, settings: GateSettings) -> str | None:
+    """Chunk mode: no step that the source does not take, even a right one; the next chunk goes on from where it was."""
+    if not candidate.is_chunk:
+        return None
+    new = new_step(candidate.text, _given(candidate))
+    return new and f"{new.left}{new.relation}{new.right} is a step that the source does not take"
+
+
 def check_symbols(candidate: Candidate, settings: GateSettings) -> str | None:
     """Chunk mode: no variable that neither source nor question has."""
     if not candidate.is_chunk:
@@ -336,6 +344,7 @@ GATES: Mapping[str, Gate] = {
     "symbols": check_symbols,
     "reflection": check_reflection,
     "checks_marked": check_marked,
+    "new_steps": check_steps,
     "language": check_language,
     "repetition": check_repetition,
     "numeric_facts": check_numbers,

@@ -134,6 +134,15 @@ def invented(text: str, given: tuple[Facts, ...]) -> Iterator[str]:
             yield reason
 
 
+def new_step(text: str, given: tuple[Facts, ...]) -> Equation | None:
+    """The first equation whose result is no number of ``given``; None if there is none."""
+    for equation in find_equations(plain_notation(text)):
+        values = numbers_in(equation.right)
+        if values and not any(value in facts.values for value in values for facts in given):
+            return equation
+    return None
+
+
 def restated(text: str, before: str) -> Equation | None:
     """The first equation whose result an earlier equation has, of ``text`` or of ``before``; None if all are new."""
     stated = {equation.right for equation in find_equations(plain_notation(before))}

@@ -58,6 +58,17 @@ def test_a_check_in_a_chunk_stays_one_or_goes(text, before, again):
     assert found.get("checks_marked") == (again and f"{again} is stated again, and no word says that this is a check")
 
 
+def test_a_chunk_takes_no_step_that_its_source_does_not_take():
+    source = "Wait, let me double-check: 12+5=17. Yes, that is right, 17 it is."
+    found = rejected(CHUNK, source=source, before="So 12+5=17.", text="So 17+5=22. Wait.", last=False)
+    assert found.get("new_steps") == "17+5=22 is a step that the source does not take"
+    assert "numeric_facts" not in found  # the equation holds, and its numbers are given
+    for text in ("So 12+5=17. Wait.", "Wait, 5+12=17.", "So 10+7=17. Wait, check."):
+        assert "new_steps" not in rejected(CHUNK, source=source, before="So 12+5=17.", text=text, last=False)
+    # A whole trace may be solved by another way.
+    assert "new_steps" not in rejected(GOOD, text="So 12+5=17. So 34/2=17. Therefore the answer is 8.5.")
+
+
 def test_repeats_that_the_source_does_not_mark_either_may_stay():
     source = "So 12+5=17 here. Then 17-3=14 is what is left. So 12+5=17 is what we had."
     assert "checks_marked" not in rejected(CHUNK, source=source, text="So 12+5=17. So 12+5=17.", before="", last=False)
