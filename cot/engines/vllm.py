@@ -20,7 +20,7 @@ from eval_math.records import Finish, Request, Trace, digest
 
 from ..engine import EngineConfig, EngineIdentity, Row
 from .vllm_rows import Fed, RunnerView
-from .vllm_start import Started, start
+from .vllm_start import Started, start, vocabulary
 from .work import Check, Desk, Work, check_items, check_open, deliver, score_request
 
 T = TypeVar("T")
@@ -39,6 +39,7 @@ class VllmEngine:
         self._running: dict[str, Fed] = {}
         self._internal_names: dict[str, str] = {}
         self._names = count()
+        self._vocabulary = vocabulary(started.core)
         self.identity: EngineIdentity = started.identity
         self.capabilities: frozenset[str] = started.capabilities
         self.eager: bool = started.eager
@@ -197,7 +198,7 @@ class VllmEngine:
             top_k=sampling.top_k,
             min_p=sampling.min_p,
             repetition_penalty=sampling.repetition_penalty,
-            seed=sampling.seed if sampling.temperature > 0 else None,
+            seed=sampling.seed,
             stop=stops,
             stop_token_ids=sorted(self._desk.stop_ids(work.request)),
             detokenize=bool(stops),
@@ -226,9 +227,12 @@ class VllmEngine:
         finish = FINISHES.get(completion.finish_reason)
         if finish is None:
             return self._desk.failed(work.request, f"vLLM gave up on it: {completion.finish_reason}", work.n_prompt)
-        trace = self._desk.finished(work, list(completion.token_ids), finish)
-        cached = output.num_cached_tokens or 0
-        return replace(trace, provenance={**trace.provenance, "cached_tokens_in_batch": cached})
+        # Ids beyond the model's own vocabulary are steps that leave nothing to be read.
+        said = [token for token in completion.token_ids if token < self._vocabulary]
+        n_forward = len(completion.token_ids)
+        trace = self._desk.finished(work, said, finish)
+        provenance = {**trace.provenance, "cached_tokens_in_batch": output.num_cached_tokens or 0}
+        return replace(trace, n_latent_steps=n_forward - len(said), n_forward=n_forward, provenance=provenance)
 
     def _abort(self) -> None:
         if self._running and self._core is not None:

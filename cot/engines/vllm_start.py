@@ -60,12 +60,19 @@ def start(config: EngineConfig) -> Started:
     view = view_of(core)
     eager = bool(core.model_config.enforce_eager)
     capabilities = ENGINES["vllm"].capabilities - (NEED_MODULES if view is None else frozenset())
+    if core.model_config.get_vocab_size() > vocabulary(core):
+        capabilities |= {"latent"}
     if view is None:
         logger.warning("vLLM keeps the model out of reach here (several processes, or another runner): no steering")
     desk = Desk(chat, length, {"engine": "vllm", "model": config.model})
     rows = int(arguments["max_num_seqs"])
     identity = _identity(config, folder, core, template_hash(chat.tokenizer))
     return Started(core, desk, identity, capabilities, eager, view, rows + rows // 4 + 1)
+
+
+def vocabulary(core: Any) -> int:
+    """Tokens that the model has weights for; a plug-in that lets it think in latents counts ids beyond them."""
+    return int(core.model_config.hf_text_config.vocab_size)
 
 
 def engine_arguments(config: EngineConfig, folder: Path, max_model_len: int) -> dict[str, Any]:
