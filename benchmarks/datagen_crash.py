@@ -29,7 +29,7 @@ from cot.environment import hardware
 
 from .every_byte import Found, cut_everywhere
 
-FILES = ("train.jsonl", "rejected.jsonl", "stats.json")
+FILES = ("train.jsonl", "rejected.jsonl", "stats.json", "_SUCCESS")
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,9 @@ class Killed:
     asked_twice: int = 0
     missing_or_doubled: int = 0
     same: bool = True
+    """The dataset is that of a run from the stored answers."""
+    same_as_undisturbed: bool | None = None
+    """It is also that of a run that nobody killed; no condition, as vLLM may answer otherwise in other batches."""
 
     @property
     def holds(self) -> bool:
@@ -96,17 +99,19 @@ def _dataset(folder: Path) -> dict[str, bytes]:
 
 
 def _killed(command: DatagenCrash, folder: Path) -> Killed:
-    out = folder / "killed"
+    out, calm = folder / "killed", folder / "calm"
     calls = shard_folder(out, 0, 1) / CALLS
-    words = [sys.executable, "-m", "laconic_cli.main", "compress", "c3ot", "--engine", "vllm", "--batch-size", "4"]
-    words += ["--traces", str(_long_traces(command, folder)), "--out", str(out)]
+    job = [sys.executable, "-m", "laconic_cli.main", "compress", "c3ot", "--engine", "vllm", "--batch-size", "4"]
+    job += ["--traces", str(_long_traces(command, folder)), "--out"]
+    words = [*job, str(out)]
     at_kill = _kill_often(command, words, calls)
     _complete(words)
     twice, odd = _asked_twice(calls), _missing_or_doubled(out, command.vllm_rows)
     before = _dataset(out)
     (calls.parent / OUTCOMES).unlink()
     _complete(words)
-    return Killed(at_kill, twice, odd, before == _dataset(out))
+    _complete([*job, str(calm)])
+    return Killed(at_kill, twice, odd, before == _dataset(out), before == _dataset(calm))
 
 
 def _kill_often(command: DatagenCrash, words: list[str], calls: Path) -> list[int]:
