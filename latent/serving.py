@@ -13,14 +13,17 @@ come out among a request's ids, one for each latent; they say nothing beyond the
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cot.engine import ModelAccess
 from eval_math.errors import BadInput
 from eval_math.files import write_json
 
+from .config import LatentConfig
 from .noise import SEEDS, noise_seed
 
 ARCHITECTURES = {
@@ -81,6 +84,21 @@ def seeded_start(seed: int, vocabulary: int) -> int:
 def visible(ids: Sequence[int], vocabulary: int) -> list[int]:
     """The tokens among output ids; the others are latents."""
     return [token for token in ids if token < vocabulary]
+
+
+@contextmanager
+def thinking_as(engine: ModelAccess, config: LatentConfig) -> Iterator[None]:
+    """Let the reasoner of an in-process vLLM think as ``config`` says as long as the block lasts.
+
+    Raises:
+        BadInput: another start, end, rule or head, or more steps than there are slots for.
+        EngineError: the model lives in another process; start it with ``hf_overrides={"latent": {...}}`` there.
+    """
+    before = engine.apply_model(lambda model: model.think_as(config))
+    try:
+        yield
+    finally:
+        engine.apply_model(lambda model: model.think_as(before))
 
 
 def _check_tokenizer(folder: Path, vocabulary: int) -> None:

@@ -77,3 +77,43 @@ class LatentSftConfig(TrainingConfig):
             )
         if not self.stages or self.stages[-1] == "encoder":
             raise BadInput(f"stages={self.stages}: the decoder must be trained in the end, by decoder or union")
+
+
+@dataclass(frozen=True)
+class IcotConfig(TrainingConfig):
+    """Internalised CoT: the thought is taken away token by token, from its start, until none is left.
+
+    The finished model answers without thinking, on any engine.
+    """
+
+    removed_by: float = 0.7
+    """Share of the training after which whole thoughts are gone."""
+    smoothing: float = 4.0
+    """A row is ahead of the schedule by j tokens with probability proportional to exp(-j * this)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.removed_by <= 1 or self.smoothing <= 0:
+            raise BadInput(f"removed_by={self.removed_by}, smoothing={self.smoothing}: a share, and more than 0")
+
+
+@dataclass(frozen=True)
+class CoconutConfig(TrainingConfig):
+    """Coconut: step by step the thought is replaced by hidden states that are fed back."""
+
+    latents_per_step: int = 2
+    """Hidden states in place of each step."""
+    stages: int = 3
+    """Most steps that are replaced; in the last stage what is left of the thought is left out too."""
+    first_stage: float = 0.0
+    """Share of the training before the first step is replaced."""
+    eval_method: str = "latent"
+    """Method of `laconic eval` with its parameters."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.latents_per_step < 1 or self.stages < 1 or not 0 <= self.first_stage < 1:
+            raise BadInput(
+                f"latents_per_step={self.latents_per_step}, stages={self.stages}, first_stage={self.first_stage}: "
+                "at least 1, at least 1, and a share below 1 are expected"
+            )

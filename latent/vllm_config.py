@@ -28,6 +28,8 @@ CODE_DIGITS = 3
 """A token id as numbers that bfloat16 holds exactly."""
 SCHEDULER = "latent.vllm_scheduler.LatentScheduler"
 SAMPLING = "latent.vllm_sampling:LatentSampling"
+ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+"""What ``uni`` means. On CPU vLLM takes that name for ``mp``, and puts the model in another process."""
 RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
 end_ids: set[int] = set()
 """Of the reasoners that this process has configured."""
@@ -64,6 +66,7 @@ def set_up(vllm_config: Any) -> None:
     model.logits_processors = [*(model.logits_processors or ()), SAMPLING]
     scheduler.scheduler_cls = SCHEDULER
     scheduler.async_scheduling = False
+    vllm_config.parallel_config.distributed_executor_backend = ONE_PROCESS
     if vllm_config.cache_config.enable_prefix_caching:
         logger.info("Prefix caching is off: the same slot holds another latent later")
     vllm_config.cache_config.enable_prefix_caching = False
@@ -109,7 +112,7 @@ def _refuse(vllm_config: Any) -> None:
     wrong = {
         "tensor_parallel_size=1": parallel.tensor_parallel_size > 1,
         "pipeline_parallel_size=1": parallel.pipeline_parallel_size > 1,
-        "distributed_executor_backend=uni": backend not in (None, "uni"),
+        "distributed_executor_backend=uni": backend not in (None, "uni", ONE_PROCESS),
         "no speculative decoding": vllm_config.speculative_config is not None,
         "no LoRA (merge the adapter)": vllm_config.lora_config is not None,
         "no KV connector": vllm_config.kv_transfer_config is not None,

@@ -17,6 +17,8 @@ from vllm.model_executor.models.mistral import MistralForCausalLM
 from vllm.model_executor.models.qwen2 import Qwen2ForCausalLM
 from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
 
+from eval_math.errors import BadInput
+
 from .config import LatentConfig
 from .reasoner import read_head
 from .rules import FeedRule, GaussianHead, ends, feed_rule
@@ -44,14 +46,14 @@ class LatentMixin(_Causal):
         """Think as ``config`` says from now on; returns what was before.
 
         Raises:
-            ValueError: another start, end or head, or more steps than there are slots for.
+            BadInput: another start, end, rule or head, or more steps than there are slots for.
         """
         before = self.latent_config
         fixed = ("start_id", "end_id", "rule", "head_width", "deterministic_head")
         if any(getattr(config, name) != getattr(before, name) for name in fixed):
-            raise ValueError(f"{', '.join(fixed)} of a served reasoner cannot change; load the other one")
+            raise BadInput(f"{', '.join(fixed)} of a served reasoner cannot change; load the other one")
         if not self.served.room_for(config):
-            raise ValueError(
+            raise BadInput(
                 f"max_steps={config.max_steps}: {self.served.ids.slots} slots are too few; start vLLM with "
                 f"hf_overrides={{'latent': {{'max_steps': {config.max_steps}}}}}"
             )
@@ -117,7 +119,7 @@ class LatentMixin(_Causal):
 
     def _feed(self) -> FeedRule:
         if self._rule is None:
-            table = self.model.embed_tokens.weight[: self.served.ids.vocabulary]
+            table = self.model.get_parameter("embed_tokens.weight")[: self.served.ids.vocabulary]
             self._rule = feed_rule(self.latent_config, table, self._head[0])
         return self._rule
 

@@ -2,6 +2,7 @@
 
 The start token means latents at the end of a prompt only. There it is exchanged for its alias with the request's
 noise seed, so that a pass sees by the id it is fed whether a latent follows; the client's view of the prompt stays.
+A prompt whose log-probabilities are asked for is text to its end, and what follows it too.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from typing import Any
 
 from vllm.v1.core.sched.scheduler import Scheduler
 
-from .noise import noise_seed
 from .serving import seeded_start
 from .vllm_config import Served, logger, served_by
 from .vllm_slots import tables
@@ -41,23 +41,23 @@ class LatentScheduler(Scheduler):
             self.grammar_compile_error_reqs.add(request.request_id)
 
     def _open(self, request: Any) -> None:
-        allowed = request.sampling_params.allowed_token_ids
-        if allowed is not None:
-            request.sampling_params.allowed_token_ids = [*allowed, *self._slots()]
+        parameters = request.sampling_params
+        allowed, slots = parameters.allowed_token_ids, self._slots()
+        if allowed is not None and allowed[-1] != slots[-1]:
+            parameters.allowed_token_ids = [*allowed, *slots]
         if request.prompt_token_ids:
-            prompt = self._prompt(request.prompt_token_ids, request.sampling_params.seed or 0)
+            thinks = parameters.prompt_logprobs is None
+            prompt = self._prompt(request.prompt_token_ids, (parameters.seed or 0) if thinks else None)
             request.prompt_token_ids = prompt
             request._all_token_ids[:] = prompt
 
-    def _prompt(self, ids: list[int], seed: int) -> list[int]:
-        """Ids with an alias at the end, if they start thinking, and none elsewhere."""
+    def _prompt(self, ids: list[int], seed: int | None) -> list[int]:
+        """Ids without aliases but for one at the end, if they start thinking and there is a seed."""
         config, virtual = self._served.config, self._served.ids
         aliases = range(virtual.vocabulary, virtual.first_slot)
         plain = [config.start_id if token in aliases else token for token in ids]
-        if ids[-1] in aliases:
-            plain[-1] = ids[-1]
-        elif ids[-1] == config.start_id:
-            plain[-1] = seeded_start(noise_seed(seed), virtual.vocabulary)
+        if seed is not None and plain[-1] == config.start_id:
+            plain[-1] = ids[-1] if ids[-1] in aliases else seeded_start(seed, virtual.vocabulary)
         return plain
 
     def _slots(self) -> range:

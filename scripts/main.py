@@ -49,10 +49,10 @@ COMMANDS: dict[tuple[str, ...], Entry] = {
     ("compress", "explain"): Entry("compress", "CompressExplain", "what the gates said about one trace"),
     ("train", "sft"): Entry("train_sft", "TrainSft", "fine-tune a model on rows of prompt and completion"),
     ("train", "dpo"): Entry("train_dpo", "TrainDpo", "train a model on preferred and rejected completions"),
-    ("train", "colar"): Entry("train_colar", "TrainColar", "teach a model to think in latents (CoLaR)"),
-    ("train", "latent-sft"): Entry(
-        "train_latent_sft", "TrainLatentSft", "teach a model to think in mixtures (Latent-SFT)"
-    ),
+    ("train", "colar"): Entry("train_latent", "TrainColar", "teach a model to think in latents (CoLaR)"),
+    ("train", "latent-sft"): Entry("train_latent", "TrainLatentSft", "teach a model to think in mixtures (Latent-SFT)"),
+    ("train", "icot"): Entry("train_latent", "TrainIcot", "teach a model to answer without thinking (iCoT)"),
+    ("train", "coconut"): Entry("train_latent", "TrainCoconut", "teach a model to think in hidden states (Coconut)"),
     ("train", "embedded"): Entry("train_embedded", "TrainEmbedded", "train the reasoner that ships with laconic"),
 }
 
