@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 Counted = Literal["thinking", "answer", "probe", "latent"]
 COUNTED: tuple[Counted, ...] = ("thinking", "answer", "probe", "latent")
 GENERATED: tuple[Counted, ...] = ("thinking", "answer")
-"""What was generated in all; probes are in thinking."""
+"""What was generated in all; probes and latent steps are in thinking."""
 UNGRADED = len(STATUSES)
 
 
@@ -46,8 +46,8 @@ class RunTable:
     """Index into `problem_ids`, which are in the order of first appearance."""
     sample: npt.NDArray[np.int64]
     tokens: Mapping[Counted, npt.NDArray[np.int64]]
-    """``thinking`` is charged with the probes, which are decoded while the model thinks; ``probe`` says how many of its
-    tokens are probes. So no figure of a run can leave them out."""
+    """``thinking`` is charged with probes and latent steps, each of which is a pass of the model while it thinks;
+    ``probe`` and ``latent`` say how many there are. So no figure of a run can leave them out."""
     seconds: npt.NDArray[np.float64]
     failed: npt.NDArray[np.bool_]
     """The engine gave an error instead of an answer."""
@@ -194,7 +194,7 @@ class _Columns:
 
     def add(self, row: int, trace: Trace) -> None:
         problem = self.problems.setdefault(trace.problem_id, len(self.problems))
-        thinking = trace.n_thinking_tokens + trace.n_probe_tokens
+        thinking = trace.n_thinking_tokens + trace.n_probe_tokens + trace.n_latent_steps
         counts = (thinking, trace.n_answer_tokens, trace.n_probe_tokens, trace.n_latent_steps)
         failed, cut_off = trace.finish == "error", trace.finish == "length"
         flags = (row, failed, cut_off, trace.seconds, is_looping(trace.text))

@@ -5,7 +5,8 @@ What counts how:
 - accuracy is the mean over problems of the mean over samples. Unparsable answers, timeouts and engine errors are not
   correct. Traces whose reference answer cannot be read (``gold_unparsable``) or that have no grade yet are left out;
 - tokens are averaged the same way over all traces but engine errors; cut-off traces count with their full length;
-- thinking tokens are charged with the probes, which a method decodes and throws away: `probe_tokens_mean` of them.
+- thinking tokens are charged with probes, which a method decodes and throws away, and with latent steps, each a pass of
+  the model: `probe_tokens_mean` and `latent_steps_mean` of them.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class SummaryRow:
     accuracy_high: float
     """Wilson for one sample per problem, bootstrap over problems for several."""
     thinking_tokens_mean: float
-    """Probes included, as in all figures of thinking tokens here."""
+    """Probes and latent steps included, as in all figures of thinking tokens here."""
     thinking_tokens_low: float
     thinking_tokens_high: float
     """Student's t over the problems' means, on the logarithm of their mean."""

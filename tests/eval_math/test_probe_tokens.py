@@ -1,4 +1,4 @@
-"""Tokens that a method decodes and throws away are part of what a report says it costs."""
+"""Tokens that a method decodes and throws away, and latent steps, are part of what a report says it costs."""
 
 from __future__ import annotations
 
@@ -38,3 +38,13 @@ def test_the_table_shows_charged_tokens(tmp_path):
 def test_runs_without_probes_are_as_before(tmp_path):
     row = summarise(write_run(tmp_path / "run", many("1100", thinking=100, answer=10)))
     assert (row.thinking_tokens_mean, row.probe_tokens_mean, row.tokens_per_correct) == (100, 0, 220)
+
+
+def test_latent_steps_are_steps_of_thinking(tmp_path):
+    plain = write_run(tmp_path / "plain", many("1100", thinking=40, answer=10))
+    latent = write_run(tmp_path / "latent", many("1100", thinking=1, answer=10, latent=19), method="colar")
+    row = summarise(latent)
+    assert (row.thinking_tokens_mean, row.latent_steps_mean, row.tokens_per_correct) == (20, 19, 60)
+    assert compare(plain, latent).thinking_saving.value == pytest.approx(0.5)
+    (group,) = collect([plain, latent]).groups
+    assert [point.tokens.value for point in figure_points(group)] == [40, 20]
