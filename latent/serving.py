@@ -25,6 +25,8 @@ from eval_math.files import write_json
 
 from .config import LatentConfig
 from .noise import SEEDS, noise_seed
+from .reasoner import save_extras
+from .rules import GaussianHead
 
 ARCHITECTURES = {
     "llama": "LatentLlamaForCausalLM",
@@ -51,6 +53,17 @@ class VirtualIds:
     def total(self) -> int:
         """All ids: real, starts and slots."""
         return self.first_slot + self.slots
+
+
+def save_reasoner(head: GaussianHead | None, config: LatentConfig, folder: Path) -> None:
+    """Make a model folder that of a reasoner: configuration, head, and its architecture where vLLM knows the type.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    save_extras(head, config, folder)
+    if _read_json(folder / "config.json").get("model_type") in ARCHITECTURES:
+        mark_for_vllm(folder)
 
 
 def mark_for_vllm(folder: Path) -> None:

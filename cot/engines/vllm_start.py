@@ -72,7 +72,8 @@ def start(config: EngineConfig) -> Started:
 
 def vocabulary(core: Any) -> int:
     """Tokens that the model has weights for; a plug-in that lets it think in latents counts ids beyond them."""
-    return int(core.model_config.hf_text_config.vocab_size)
+    own = getattr(core.model_config.hf_text_config, "vocab_size", None)
+    return int(own or core.model_config.get_vocab_size())
 
 
 def engine_arguments(config: EngineConfig, folder: Path, max_model_len: int) -> dict[str, Any]:
