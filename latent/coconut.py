@@ -19,10 +19,11 @@ from cot.training.task import Stage
 from eval_math.errors import BadInput
 
 from .colar import backbone, token_loss
-from .config import LatentConfig, write_config
+from .config import LatentConfig
 from .layout import IGNORED, Parts
 from .plain_rows import ThoughtRows, parts_of
 from .reasoner import check_embeddings
+from .serving import save_reasoner
 from .settings import CoconutConfig
 from .thinking import CONFIG, remember
 from .training import latent_trainer
@@ -54,7 +55,7 @@ class Coconut(ThoughtRows):
     def take_extras(self, model: Any) -> Callable[[Path], None]:
         """latent.json."""
         config = getattr(model, CONFIG)
-        return lambda folder: write_config(config, folder)
+        return lambda folder: save_reasoner(None, config, folder)
 
 
 def stage_at(share: float, config: CoconutConfig) -> int:

@@ -16,8 +16,9 @@ from cot.training.task import Stage, Task
 from eval_math.records import Message, Problem
 
 from .colar import ColarBatches, colar_losses, latent_config
-from .reasoner import attach, save_extras
+from .reasoner import attach
 from .rows import LatentRow, columns, latent_row, with_speed
+from .serving import save_reasoner
 from .settings import SPEED, ColarConfig
 from .thinking import CONFIG, Latent, remember
 from .training import latent_trainer, take_head
@@ -81,7 +82,8 @@ class Colar(Task):
         """The head and latent.json."""
         config = getattr(model, CONFIG)
         head = take_head(model)
-        return lambda folder: save_extras(head, config, folder)
+
+        return lambda folder: save_reasoner(head, config, folder)
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,13 @@ from cot.training.task import Stage, Task
 from eval_math.errors import BadInput, StoreError
 from eval_math.records import digest
 
-from .config import LatentConfig, write_config
+from .config import LatentConfig
 from .labels import SoftLabels
 from .latent_sft import ENCODER, LatentEncoder, chain_loss, decoder_loss, noisy, soft_labels
 from .layout import IGNORED, NO_TOKEN, Parts
 from .reasoner import check_embeddings
 from .rows import LatentRow, latent_row
+from .serving import save_reasoner
 from .settings import LatentSftConfig
 from .thinking import CONFIG, Latent, remember
 from .tracks import decoder_track, encoder_track, pad_tracks
@@ -161,7 +162,7 @@ class LatentChains(_Rows):
     def take_extras(self, model: Any) -> Callable[[Path], None]:
         """latent.json."""
         config = getattr(model, CONFIG)
-        return lambda folder: write_config(config, folder)
+        return lambda folder: save_reasoner(None, config, folder)
 
     def _collate(self, end_id: int) -> Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]:
         def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

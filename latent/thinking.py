@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 from cot.chat import resolve_model
 from cot.engine import Engine, LatentAccess, ModelAccess, Step, Thinker
@@ -17,6 +17,7 @@ from .config import LatentConfig, StopName, is_latent
 from .noise import noise_seed
 from .reasoner import check_embeddings, load_extras, rule_of
 from .rules import FeedRule, ends
+from .serving import thinking_as
 
 CONFIG = "latent_config"
 """Attribute of a model in memory that says which reasoner it is."""
@@ -76,7 +77,8 @@ class Latent(Method):
 
     def attach(self, engine: Engine) -> AbstractContextManager[Any]:
         """Let the reasoner's rule take the steps."""
-        return thinking(engine, self.configured(engine))
+        config = self.configured(engine)
+        return thinking_as(engine, config) if _is_served(engine) else thinking(engine, config)
 
     def drive(self, engine: Engine, requests: Iterable[Request]) -> Iterator[Trace]:
         """Prompts that do not end with the start tag are given one."""
@@ -119,7 +121,14 @@ def config_of(engine: Engine) -> LatentConfig:
         raise BadInput(
             f"model {engine.identity.model!r} is no latent reasoner; `laconic train colar` or `latent-sft` makes one"
         )
+    if not isinstance(engine, LatentAccess):
+        raise BadInput(f"{folder}: config.json does not name an architecture that thinks in vLLM; take engine hf")
     return engine.apply_model(lambda model: remember(model, load_extras(model, folder)))
+
+
+def _is_served(engine: Engine) -> TypeGuard[ModelAccess]:
+    """Whether the engine's own model takes the steps, as in vLLM."""
+    return isinstance(engine, ModelAccess) and engine.apply_model(lambda model: hasattr(model, "think_as"))
 
 
 def remember(model: Any, config: LatentConfig) -> LatentConfig:

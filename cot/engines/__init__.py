@@ -30,7 +30,7 @@ ENGINES: Mapping[str, EngineEntry] = {
     "vllm": EngineEntry(
         "vllm",
         "vLLM in this process",
-        frozenset({"generate", "score", "steer", "steer_per_request", "capture", "prefill", "ban"}),
+        frozenset({"generate", "score", "steer", "steer_per_request", "capture", "prefill", "ban", "latent"}),
     ),
     "openai": EngineEntry(
         "openai",
