@@ -149,6 +149,18 @@ class CompressShortest(Compress):
 
 
 @dataclass(frozen=True)
+class CompressReference(Compress):
+    """Reference solutions of --benchmark as thoughts: their equations, or their text; no model is asked."""
+
+    benchmark: str = "gsm8k"
+    """Problems with solutions."""
+    data: Path | None = None
+    """File or folder of the benchmark, where it is not to be downloaded."""
+    steps: Literal["equations", "solution"] = "equations"
+    """Marked equations (GSM8K), or the text without the marks."""
+
+
+@dataclass(frozen=True)
 class CompressExplain:
     """What the gates said about the rewrites of one source row."""
 
@@ -183,6 +195,8 @@ def run(command: Compress | CompressExplain) -> int:
 def _make(command: Compress) -> tuple[JobStats | None, float]:
     from cot.datagen.job import run_job
 
+    if isinstance(command, CompressReference):
+        return _reference(command), 0.0
     writer = _supply(command, command.model)
     scoring = command.scorer if isinstance(command, CompressR1) else None
     scorer = _supply(command, scoring) if scoring else None
@@ -300,6 +314,18 @@ def _shortest(command: CompressShortest) -> JobStats:
     how = Shortest(command.select, rejected=command.rejected, most_pairs=command.most_pairs)
     student = Student.named(command.student or command.model)
     return make_dataset(_config(command), how, student, KeptOut.named(command.apart_from))
+
+
+def _reference(command: CompressReference) -> JobStats:
+    from cot.benchmarks import load
+    from cot.datagen.apart import KeptOut
+    from cot.datagen.student import Student
+    from cot.reference import Reference, make_reference_dataset
+
+    problems = load(command.benchmark, split=command.split, data=command.data, limit=command.limit)
+    student, apart = Student.named(command.student or command.model), KeptOut.named(command.apart_from)
+    job = _config(replace(command, traces=(Path(command.benchmark),)))
+    return make_reference_dataset(problems, job, Reference(command.steps), student, apart)
 
 
 def _show(command: Compress, stats: JobStats, seconds: float, made: list[Path]) -> None:

@@ -46,6 +46,7 @@ COMMANDS: dict[tuple[str, ...], Entry] = {
     ("compress", "r1-compress"): Entry("compress", "CompressR1", "traces rewritten chunk by chunk, to train on"),
     ("compress", "tokenskip"): Entry("compress", "CompressTokenSkip", "traces without unimportant words, to train on"),
     ("compress", "shortest"): Entry("compress", "CompressShortest", "shortest correct samples, to train on or prefer"),
+    ("compress", "reference"): Entry("compress", "CompressReference", "reference solutions as thoughts, to train on"),
     ("compress", "explain"): Entry("compress", "CompressExplain", "what the gates said about one trace"),
     ("train", "sft"): Entry("train_sft", "TrainSft", "fine-tune a model on rows of prompt and completion"),
     ("train", "dpo"): Entry("train_dpo", "TrainDpo", "train a model on preferred and rejected completions"),

@@ -140,3 +140,22 @@ def test_a_template_that_drops_thinking_is_spoken_of(made, tmp_path, capsys):
     words = ["--traces", str(made.with_name("c3ot-traces")), "--student", str(student)]
     assert main(["compress", "shortest", "--out", str(tmp_path / "rows"), *COMMON[:4], *words]) == 0
     assert "drops the thinking of an answer" in capsys.readouterr().err
+
+
+def test_reference_solutions_become_thoughts(tmp_path, capsys):
+    marked = {"question": "Ada has 4 pens and buys 3 boxes of 2. How many?", "answer": "10",
+              "solution": "She buys 3*2 = <<3*2=6>>6 pens.\nNow 4+6 = <<4 + 6=10>>10.\n#### 10"}  # fmt: skip
+    bare = {"question": "Two and two?", "answer": "4", "solution": "It is four.\n#### 4"}
+    source = tmp_path / "problems.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in (marked, bare)))
+    words = ["compress", "reference", "--benchmark", str(source)]
+    assert main([*words, "--out", str(tmp_path / "a")]) == 0
+    (row,) = rows(tmp_path / "a" / "train.jsonl")
+    assert row["completion"][0]["content"] == "<think>3*2=6. 4+6=10</think>\\boxed{10}"
+    assert json.loads((tmp_path / "a" / "stats.json").read_text())["errors"] == {"no steps": 1}
+    assert main([*words, "--out", str(tmp_path / "b"), "--steps", "solution"]) == 0
+    texts = {row["completion"][0]["content"] for row in rows(tmp_path / "b" / "train.jsonl")}
+    assert "<think>She buys 3*2 = 6 pens.\nNow 4+6 = 10.</think>\\boxed{10}" in texts and len(texts) == 2
+    source.write_text(json.dumps(bare) + "\n")
+    assert main([*words, "--out", str(tmp_path / "c")]) == 2
+    assert "none of 1 problems has a solution with equations" in capsys.readouterr().err
