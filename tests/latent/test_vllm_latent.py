@@ -337,6 +337,13 @@ def test_a_closed_iterator_leaves_the_engine_usable(mixture_engine, mixture_loop
     assert not differing(mixture_engine, mixture_loop, requests[:8])
 
 
+def test_ids_survive_beside_hidden_states_in_every_dtype():
+    from latent.vllm_model import _digits, _numbers
+
+    ids = torch.arange(0, 128**3, 61)
+    assert all(_numbers(_digits(ids).to(dtype)) == ids.tolist() for dtype in (torch.bfloat16, torch.float16))
+
+
 def test_a_change_that_does_not_fit_is_refused(mixture_engine):
     wrong = [(MIXTURE.changed(max_steps=61), "hf_overrides"), (MIXTURE.changed(start_id=3), "start_id")]
     for config, word in wrong:
