@@ -41,7 +41,7 @@ class Ablation:
     """Run folder with long traces."""
     limit: int = 150
     """The first so many."""
-    block_size: int = 16
+    block_size: int = 32
     """Tokens per block of vLLM's prefix cache: prompts shorter than a block share nothing."""
     out: Path = Path("r1-ablation")
     """Folder for the datasets."""
