@@ -51,6 +51,7 @@ COMMANDS: dict[tuple[str, ...], Entry] = {
     ("train", "sft"): Entry("train_sft", "TrainSft", "fine-tune a model on rows of prompt and completion"),
     ("train", "dpo"): Entry("train_dpo", "TrainDpo", "train a model on preferred and rejected completions"),
     ("train", "colar"): Entry("train_latent", "TrainColar", "teach a model to think in latents (CoLaR)"),
+    ("train", "colar-rl"): Entry("train_colar_rl", "TrainColarRl", "make short correct chains of latents likelier"),
     ("train", "latent-sft"): Entry("train_latent", "TrainLatentSft", "teach a model to think in mixtures (Latent-SFT)"),
     ("train", "icot"): Entry("train_latent", "TrainIcot", "teach a model to answer without thinking (iCoT)"),
     ("train", "coconut"): Entry("train_latent", "TrainCoconut", "teach a model to think in hidden states (Coconut)"),

@@ -27,7 +27,8 @@ class Latents:
         thinking = [at for at, row in enumerate(rows) if row.thought is not None]
         if not thinking:
             return
-        taken = self.thinker.steps(self.hidden[thinking], logits[thinking], [rows[at].thought for at in thinking])
+        with torch.no_grad():
+            taken = self.thinker.steps(self.hidden[thinking], logits[thinking], [rows[at].thought for at in thinking])
         for at, step in zip(thinking, taken, strict=True):
             steps[at] = step
 
