@@ -122,7 +122,9 @@ def config_of(engine: Engine) -> LatentConfig:
             f"model {engine.identity.model!r} is no latent reasoner; `laconic train colar` or `latent-sft` makes one"
         )
     if not isinstance(engine, LatentAccess):
-        raise BadInput(f"{folder}: config.json does not name an architecture that thinks in vLLM; take engine hf")
+        raise BadInput(
+            f"{folder}: config.json names no architecture that thinks in vLLM; call latent.serving.mark_for_vllm on the folder, or take engine hf"
+        )
     return engine.apply_model(lambda model: remember(model, load_extras(model, folder)))
 
 
