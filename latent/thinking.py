@@ -123,8 +123,8 @@ def config_of(engine: Engine) -> LatentConfig:
         )
     if not isinstance(engine, LatentAccess):
         raise BadInput(
-            f"{folder}: config.json names no architecture that thinks in vLLM; call latent.serving.mark_for_vllm on the "
-            "folder, or take engine hf"
+            f"{folder}: config.json names no architecture that thinks in vLLM; call latent.serving.mark_for_vllm "
+            "on the folder, or take engine hf"
         )
     return engine.apply_model(lambda model: remember(model, load_extras(model, folder)))
 
