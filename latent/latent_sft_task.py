@@ -13,17 +13,18 @@ from torch import Tensor
 
 from cot.chat import Chat, template_hash
 from cot.training.data import Encoder
-from cot.training.rows import DataFiles, SftRow, read_sft_rows
-from cot.training.task import Stage, Task
+from cot.training.rows import DataFiles, SftRow
+from cot.training.task import Stage
 from eval_math.errors import BadInput, StoreError
 from eval_math.records import digest
 
 from .config import LatentConfig
 from .labels import SoftLabels
 from .latent_sft import ENCODER, LatentEncoder, chain_loss, decoder_loss, noisy, soft_labels
-from .layout import IGNORED, NO_TOKEN, Parts
+from .layout import IGNORED, NO_TOKEN, Parts, group_bounds
+from .plain_rows import ThoughtRows, parts_of
 from .reasoner import check_embeddings
-from .rows import LatentRow, latent_row
+from .rows import LatentRow
 from .serving import save_reasoner
 from .settings import LatentSftConfig
 from .thinking import CONFIG, Latent, remember
@@ -41,49 +42,36 @@ class Numbered:
     row: Any
 
 
-class _Rows(Task):
-    """What both stages share: rows with thoughts, numbered."""
-
-    numbered = True
-    loss_unit = "nats per token"
+class _Rows(ThoughtRows):
+    """What both stages share: rows with their number in the file."""
 
     def __init__(self, config: LatentSftConfig) -> None:
         self.config = config
 
     def read(self, data: DataFiles, limit: int | None) -> Sequence[Numbered]:
         """See `read_sft_rows`."""
-        return [Numbered(number, row) for number, row in enumerate(read_sft_rows(data, limit))]
+        return [Numbered(number, row) for number, row in enumerate(super().read(data, limit))]
 
     def encode(self, encoder: Encoder, row: Numbered) -> Numbered:
-        """See `latent_row`."""
-        return Numbered(row.number, latent_row(encoder, row.row, (1,), ""))
+        """See `rows.latent_row`."""
+        return Numbered(row.number, super().encode(encoder, row.row))
 
     def length(self, encoded: Numbered) -> int:
         """Question, thought, a place per latent, and answer: the longer of the two lines of stage 1."""
         row: LatentRow = encoded.row
-        return row.length(1) + -(-len(row.thought) // self.config.rate)
+        return row.length(1) + len(group_bounds(len(row.thought), self.config.rate))
 
     def tokens(self, encoded: Numbered) -> int:
         """Question, thought and answer."""
-        return encoded.row.length(1)
+        return super().tokens(encoded.row)
 
     def written(self, row: Numbered) -> Sequence[SftRow]:
         """The row itself."""
         return [row.row]
 
     def columns(self, rows: Sequence[Numbered]) -> Mapping[str, list[list[int]]]:
-        """``number``, ``prompt``, ``thought`` and ``tail``."""
-        return {
-            "number": [[each.number] for each in rows],
-            "prompt": [each.row.prompts[1] for each in rows],
-            "thought": [each.row.thought for each in rows],
-            "tail": [each.row.tail for each in rows],
-        }
-
-
-def parts_of(row: Mapping[str, Any]) -> Parts:
-    """A row of the data set in its three parts."""
-    return Parts(list(row["prompt"]), list(row["thought"]), list(row["tail"]))
+        """Those of `ThoughtRows`, and ``number``."""
+        return {"number": [[each.number] for each in rows], **super().columns([each.row for each in rows])}
 
 
 def track_batch(rows: Sequence[Parts], rate: int) -> dict[str, dict[str, Tensor]]:
@@ -233,7 +221,7 @@ def soft_chains(
         with torch.no_grad():
             hidden = encoder({name: column.to(table.device) for name, column in tracks.items()})
             ids, weights = soft_labels(hidden, projection, config.top_k)
-        counts = [-(-len(each.thought) // config.rate) for each in group]
+        counts = [len(group_bounds(len(each.thought), config.rate)) for each in group]
         for each, weight in zip(ids.cpu().split(counts), weights.float().cpu().split(counts), strict=True):
             yield each.numpy(), weight.numpy()
 

@@ -10,7 +10,7 @@ from cot.training.rows import DataFiles, SftRow, read_sft_rows
 from cot.training.task import Task
 
 from .layout import Parts
-from .rows import LatentRow, latent_row
+from .rows import latent_row
 
 
 class ThoughtRows(Task):
@@ -19,27 +19,27 @@ class ThoughtRows(Task):
     numbered = True
     loss_unit = "nats per token"
 
-    def read(self, data: DataFiles, limit: int | None) -> Sequence[SftRow]:
+    def read(self, data: DataFiles, limit: int | None) -> Sequence[Any]:
         """See `read_sft_rows`."""
         return read_sft_rows(data, limit)
 
-    def encode(self, encoder: Encoder, row: SftRow) -> LatentRow:
-        """See `latent_row`."""
+    def encode(self, encoder: Encoder, row: Any) -> Any:
+        """See `rows.latent_row`."""
         return latent_row(encoder, row, (1,), "")
 
-    def length(self, encoded: LatentRow) -> int:
+    def length(self, encoded: Any) -> int:
         """Question, thought and answer."""
         return encoded.length(1)
 
-    def tokens(self, encoded: LatentRow) -> int:
+    def tokens(self, encoded: Any) -> int:
         """Question, thought and answer."""
         return encoded.length(1)
 
-    def written(self, row: SftRow) -> Sequence[SftRow]:
+    def written(self, row: Any) -> Sequence[SftRow]:
         """The row itself."""
         return [row]
 
-    def columns(self, rows: Sequence[LatentRow]) -> Mapping[str, list[list[int]]]:
+    def columns(self, rows: Sequence[Any]) -> Mapping[str, list[list[int]]]:
         """``prompt``, ``thought`` and ``tail``."""
         return {
             "prompt": [row.prompts[1] for row in rows],
