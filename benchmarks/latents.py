@@ -134,7 +134,7 @@ def figures(folder: Path) -> dict[str, dict[str, float]]:
 
 
 def _figures(run: Path) -> dict[str, float]:
-    summary = json.loads((run / "summary.json").read_text())
+    (summary,) = json.loads((run / "summary.json").read_text())["rows"]
     traces = [json.loads(line) for line in (run / "traces.jsonl").open()]
     names = ("accuracy", "accuracy_low", "accuracy_high", "latent_steps_mean", "seconds")
     passes = sum(trace["n_forward"] for trace in traces) / len(traces)
