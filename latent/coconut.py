@@ -18,9 +18,9 @@ from cot.chat import Chat, template_hash
 from cot.training.task import Stage
 from eval_math.errors import BadInput
 
-from .colar import backbone, token_loss
 from .config import LatentConfig
 from .layout import IGNORED, Parts
+from .losses import backbone, token_loss
 from .plain_rows import ThoughtRows, parts_of
 from .reasoner import check_embeddings
 from .serving import save_reasoner

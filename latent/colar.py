@@ -21,7 +21,8 @@ from eval_math.errors import BadInput
 from eval_math.records import digest
 
 from .config import LatentConfig
-from .layout import IGNORED, Parts, merge_embeddings, merged_sequence, pad_batch
+from .layout import Parts, merge_embeddings, merged_sequence, pad_batch
+from .losses import backbone, token_loss
 from .reasoner import HEAD
 from .settings import SPEED, ColarConfig
 
@@ -103,14 +104,6 @@ def colar_losses(model: Any, batch: Mapping[str, Tensor], config: ColarConfig, u
     return Losses(token_loss(model, hidden, batch["labels"]), latents, int(at.sum()), figures)
 
 
-def token_loss(model: Any, hidden: Tensor, labels: Tensor) -> Tensor:
-    """Summed cross-entropy in nats of ``labels`` (B, T), each predicted one position before; logits only there."""
-    wanted = labels[:, 1:]
-    kept = wanted != IGNORED
-    logits = model.get_output_embeddings()(hidden[:, :-1][kept])
-    return torch.nn.functional.cross_entropy(logits.float(), wanted[kept], reduction="sum")
-
-
 def head_loss(
     head: Any, hidden: Tensor, targets: Tensor, config: ColarConfig, generator: torch.Generator
 ) -> tuple[Tensor, dict[str, float]]:
@@ -130,8 +123,3 @@ def head_loss(
         each = (mean + log_sigma.exp() * noise - targets).square()
     figures = {"latent_error": float(error.detach().mean()), "latent_sigma": float(log_sigma.detach().exp().mean())}
     return (each - config.entropy_bonus * entropy).mean(-1).sum(), figures
-
-
-def backbone(model: Any) -> Any:
-    """The model without its output layer."""
-    return model.get_decoder()

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from cot.training.task import Stage
 
-from .colar import backbone, token_loss
 from .layout import Parts as RowParts
 from .layout import merge_embeddings, merged_sequence, pad_batch
+from .losses import backbone, token_loss
 from .plain_rows import ThoughtRows, parts_of
 from .settings import IcotConfig
 from .training import latent_trainer

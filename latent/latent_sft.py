@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .colar import backbone, token_loss
 from .layout import NO_TOKEN
+from .losses import backbone, token_loss
 from .rules import GUMBEL, mixture
 from .tracks import LATENT, induction_mask, supervision_mask
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from cot.engine import Engine, Step
 from cot.method import Method
 from eval_math.records import Problem, Request, Trace
-from latent.colar import backbone
 from latent.config import LatentConfig
+from latent.losses import backbone
 from latent.reasoner import HEAD, rule_of
 from latent.thinking import RuleThinker, Thought, opened, thinking_by
 
