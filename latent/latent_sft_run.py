@@ -1,30 +1,34 @@
 """All of Latent-SFT one after the other: encoder and decoder, soft labels, the model that thinks by itself.
 
 OUT-stage1/encoder, decoder, union   trainings of stage 1, each a plain model folder with its encoder
-OUT-stage1/labels                    the soft labels
+OUT-stage1/labels                    the soft labels, and in compression.json how much of the thoughts they hold
 OUT                                  the finished reasoner
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from cot.chat import model_hash, open_chat
 from cot.progress import Progress
 from cot.training.data import Encoder
-from cot.training.rows import DataFiles, find_data, read_sft_rows
+from cot.training.rows import find_data, read_sft_rows
 from cot.training.session import Outcome, Session
 from cot.training.student import load_model
+from eval_math.files import write_json
 from eval_math.records import Json
 
+from .compression import effective_rates
 from .labels import LabelWriter, read_labels
 from .latent_sft_task import LatentChains, LatentVocabulary, load_encoder, soft_chains
+from .layout import Parts
 from .rows import latent_row
 from .settings import LatentSftConfig
 
+FIGURES = "compression.json"
 Run = Callable[[Session], Outcome]
 """Runs a session with whatever words around it."""
 
@@ -51,18 +55,19 @@ def make_labels(config: LatentSftConfig, data: Path, out: Path, stage: Path) -> 
         "rate": config.rate,
         "projection": config.projection,
     }
+    encoder = Encoder(open_chat(stage))
+    rows = [latent_row(encoder, row, (1,), "").parts(1) for row in read_sft_rows(found, config.limit)]
     writer = LabelWriter(folder, config.top_k, made_of)
     try:
-        _write(writer, config, found, stage)
+        _write(writer, config, rows, stage)
     finally:
         writer.close()
+    write_json(folder / FIGURES, effective_rates(read_labels(folder), rows, config.rate))
     return folder
 
 
-def _write(writer: LabelWriter, config: LatentSftConfig, found: DataFiles, stage: Path) -> None:
-    encoder = Encoder(open_chat(stage))
-    rows = read_sft_rows(found, config.limit)
-    waiting = [latent_row(encoder, row, (1,), "").parts(1) for row in rows[writer.rows :]]
+def _write(writer: LabelWriter, config: LatentSftConfig, rows: Sequence[Parts], stage: Path) -> None:
+    waiting = rows[writer.rows :]
     if not waiting:
         return
     model = load_model(stage, replace(config, tuning="full"))

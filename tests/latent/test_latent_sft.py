@@ -128,3 +128,17 @@ def test_settings_out_of_range_are_refused():
     for wrong in ({"rate": 0}, {"top_k": 0}, {"noise": -1.0}, {"stages": ("encoder",)}, {"stages": ()}):
         with pytest.raises(BadInput):
             LatentSftConfig(**wrong)
+
+
+def test_effective_rates_count_a_chunks_own_tokens_among_the_heaviest(tmp_path):
+    from latent.compression import effective_rates
+
+    writer = LabelWriter(tmp_path, 5, {})
+    weights = np.array([0.4, 0.3, 0.15, 0.1, 0.05])
+    writer.append(np.array([[7, 8, 1, 2, 3], [1, 2, 3, 4, 9], [1, 2, 3, 4, 5]]), np.stack([weights] * 3))
+    writer.close()
+    rows = [Parts([0], [7, 8, 9, 9, 6], [90])]
+    found = effective_rates(read_labels(tmp_path), rows, 2)
+    # The chunks are (7, 8), (9, 9) and (6).
+    assert found == {"latents": 3, "effective_rate_1": 1 / 3, "hit_share_1": 1 / 3, "effective_rate_5": 1.0,
+                     "hit_share_5": 2 / 3}  # fmt: skip

@@ -105,6 +105,7 @@ def test_latent_sft_goes_through_its_stages_and_does_none_twice(latent_rows, tmp
     stage = tmp_path / "out-stage1"
     found = read_labels(stage / "labels")
     assert len(found) == 16 and found.ids.shape[1] == 5
+    assert json.loads((stage / "labels" / "compression.json").read_text())["latents"] == len(found.ids)
     encoder, decoder, union = (
         load_file(stage / part / "model.safetensors") for part in ("encoder", "decoder", "union")
     )
