@@ -56,7 +56,7 @@ def run(command: LatentServing) -> int:
 
     method = parse_method("latent")
     ours, theirs = _open(command, command.model, "vllm"), _open(command, command.model, "hf")
-    asked = _requests(command, command.model)
+    asked = _requests(command)
     found: dict[str, Any] = compared(_answers(ours, method, asked), _answers(theirs, method, asked))
     print(f"equal: {found['equal']} of {found['requests']}, {found['latents']:.1f} latents on average")
     holds = found["equal"] == found["requests"]
@@ -93,10 +93,10 @@ def _beside(command: LatentServing, ours: Any, method: Method) -> dict[str, Any]
     from cot.method import Method as Plain
 
     assert command.explicit is not None
-    latent = [_rate(ours, method, _requests(command, command.model)[: command.part]) for _ in range(3)]
+    latent = [_rate(ours, method, _requests(command)[: command.part]) for _ in range(3)]
     ours.close()
     words = _open(command, command.explicit, "vllm")
-    asked = _requests(command, command.explicit)[: command.part]
+    asked = _requests(command)[: command.part]
     explicit = [_rate(words, Plain(), asked) for _ in range(3)]
     words.close()
     print(f"questions/s in vLLM: latents {max(latent):.1f}, words {max(explicit):.1f}")
@@ -110,15 +110,12 @@ def _open(command: LatentServing, model: Path, engine: str) -> Any:
     return open_engine(EngineConfig(str(model), engine, dtype="float32", batch_size=command.concurrent))
 
 
-def _requests(command: LatentServing, model: Path) -> list[Request]:
+def _requests(command: LatentServing) -> list[Request]:
     from eval_math.prompts import prompt
     from eval_math.records import Request, Sampling
-    from latent.config import is_latent, read_config
-    from latent.rows import with_speed
 
-    said = read_config(model).speed(None) if is_latent(model) else ""
     sampling = Sampling(max_tokens=command.max_tokens)
-    return [Request(each.id, messages=with_speed(prompt(each), said), sampling=sampling) for each in _problems(command)]
+    return [Request(each.id, messages=prompt(each), sampling=sampling) for each in _problems(command)]
 
 
 def _problems(command: LatentServing) -> list[Problem]:

@@ -136,7 +136,8 @@ def model_hash(folder: Path) -> str:
     """Hash of config and weights: files up to 64 MB whole, larger ones by name, size, header and 257 spread chunks."""
     total = hashlib.sha256()
     files = [folder / "config.json", *(f for pattern in WEIGHTS for f in folder.glob(pattern))]
-    files += folder.glob("*.index.json")
+    # What a latent reasoner is besides its weights.
+    files += [*folder.glob("*.index.json"), *folder.glob("latent.json")]
     for file in sorted(files):
         total.update(file.name.encode())
         total.update(_fingerprint(file))

@@ -13,11 +13,10 @@ from cot.chat import template_hash
 from cot.training.data import Encoder
 from cot.training.rows import DataFiles, SftRow, read_sft_rows
 from cot.training.task import Stage, Task
-from eval_math.records import Message, Problem
 
 from .colar import ColarBatches, colar_losses, latent_config
 from .reasoner import attach
-from .rows import LatentRow, columns, latent_row, with_speed
+from .rows import LatentRow, columns, latent_row
 from .serving import save_reasoner
 from .settings import SPEED, ColarConfig
 from .thinking import CONFIG, Latent, remember
@@ -94,7 +93,3 @@ class AskedSpeed(Latent):
     summary: ClassVar[str] = "latents that stand for several tokens each (CoLaR)"
 
     rate: int | None = 2
-
-    def messages(self, problem: Problem, messages: tuple[Message, ...]) -> tuple[Message, ...]:
-        """The question with the speed."""
-        return with_speed(messages, SPEED.replace("{rate}", str(self.rate or 2)))

@@ -11,11 +11,12 @@ from cot.chat import resolve_model
 from cot.engine import Engine, LatentAccess, ModelAccess, Step, Thinker
 from cot.method import Method
 from eval_math.errors import BadInput
-from eval_math.records import Message, Problem, Request, Trace
+from eval_math.records import Request, Trace
 
 from .config import LatentConfig, StopName, is_latent
 from .noise import noise_seed
 from .reasoner import check_embeddings, load_extras, rule_of
+from .rows import with_speed
 from .rules import FeedRule, ends
 from .serving import thinking_as
 
@@ -67,10 +68,6 @@ class Latent(Method):
     max_steps: int | None = None
     stop: StopName | None = None
 
-    def messages(self, problem: Problem, messages: tuple[Message, ...]) -> tuple[Message, ...]:
-        """The question as it is; methods with a speed say it here."""
-        return messages
-
     def check(self, engine: Engine) -> None:
         """Refuse a model that is no latent reasoner of this kind."""
         self.configured(engine)
@@ -81,9 +78,10 @@ class Latent(Method):
         return thinking_as(engine, config) if _is_served(engine) else thinking(engine, config)
 
     def drive(self, engine: Engine, requests: Iterable[Request]) -> Iterator[Trace]:
-        """Prompts that do not end with the start tag are given one."""
-        start = self.configured(engine).start_id
-        return engine.generate(opened(engine, request, start) for request in requests)
+        """The requests as the reasoner was taught to read them: the speed said, the start tag at the end."""
+        config = self.configured(engine)
+        said = config.speed(self.rate)
+        return engine.generate(asked(engine, request, said, config.start_id) for request in requests)
 
     def configured(self, engine: Engine) -> LatentConfig:
         """The reasoner's configuration with this method's changes.
@@ -96,6 +94,13 @@ class Latent(Method):
             raise BadInput(f"method {self.name}: the model was made by {config.method}; take method {config.method}")
         config.speed(self.rate)
         return config.changed(temperature=self.temperature, max_steps=self.max_steps, stop=self.stop)
+
+
+def asked(engine: Engine, request: Request, said: str, start_id: int) -> Request:
+    """The request with ``said`` after its last message (none is there if it came as ids), ending with the start tag."""
+    if said and request.messages:
+        request = replace(request, messages=with_speed(request.messages, said))
+    return opened(engine, request, start_id)
 
 
 def opened(engine: Engine, request: Request, start_id: int) -> Request:

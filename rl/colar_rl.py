@@ -22,7 +22,6 @@ from torch import Tensor
 
 from cot.engine import Engine
 from cot.journal import Journal
-from cot.method import Method
 from eval_math.errors import BadInput, EngineError
 from eval_math.grading import grade_trace
 from eval_math.prompts import prompt
@@ -80,11 +79,10 @@ class ColarRlConfig:
 
 @dataclass(frozen=True)
 class Policy:
-    """A live reasoner with the engine that decodes it and the method that asks it."""
+    """A live reasoner with the engine that decodes it."""
 
     model: Any
     engine: Engine
-    method: Method
     config: LatentConfig
 
 
@@ -150,7 +148,7 @@ class ColarRl:
         named = {problem.id: problem for problem in chosen}
         requests = [self._request(problem, update, sample) for problem in chosen for sample in range(self.config.group)]
         self.policy.model.eval()
-        found = roll_out(self.policy.engine, self.drawing, self.policy.method, named, requests)
+        found = roll_out(self.policy.engine, self.drawing, self.drawing.speed(self.config.rate), named, requests)
         whole = {p.id for p in chosen if sum(r.problem.id == p.id for r in found) == self.config.group}
         return [replace(each, reward=self._reward(each)) for each in found if each.problem.id in whole]
 
@@ -161,8 +159,7 @@ class ColarRl:
     def _request(self, problem: Problem, update: int, sample: int) -> Request:
         seed = unit_seed(self.config.seed, problem.id, update * self.config.group + sample)
         sampling = Sampling(max_tokens=self.config.max_tokens, temperature=1.0, seed=seed)
-        messages = self.policy.method.messages(problem, prompt(problem))
-        return Request(problem.id, sample, messages, sampling=sampling)
+        return Request(problem.id, sample, prompt(problem), sampling=sampling)
 
     def _reward(self, rollout: Rollout) -> float:
         right = float(grade_trace(rollout.trace, rollout.problem).correct)

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from cot.engine import Engine, Step
-from cot.method import Method
 from eval_math.records import Problem, Request, Trace
 from latent.config import LatentConfig
 from latent.losses import backbone
 from latent.reasoner import HEAD, rule_of
-from latent.thinking import RuleThinker, Thought, opened, thinking_by
+from latent.thinking import RuleThinker, Thought, asked, thinking_by
 
 LOG_TAU = 1.8378770664093453
 """log(2 pi)."""
@@ -64,20 +63,24 @@ class Recorder(RuleThinker):
 
 
 def roll_out(
-    engine: Engine, config: LatentConfig, method: Method, problems: dict[str, Problem], requests: Sequence[Request]
+    engine: Engine, config: LatentConfig, speed: str, problems: dict[str, Problem], requests: Sequence[Request]
 ) -> list[Rollout]:
-    """Answers of the live model to ``requests``, in their order; those that the engine failed on are left out."""
+    """Answers of the live model to ``requests``, in their order; those that the engine failed on are left out.
+
+    Args:
+        speed: what the questions say of it.
+    """
     recorders = list[Recorder]()
 
     def make(model: Any) -> Recorder:
         recorders.append(Recorder(config, rule_of(model, config)))
         return recorders[-1]
 
-    asked = [opened(engine, method.request(request), config.start_id) for request in requests]
+    ready = [asked(engine, request, speed, config.start_id) for request in requests]
     with thinking_by(engine, make):
-        traces = {(trace.problem_id, trace.sample): trace for trace in engine.generate(asked)}
+        traces = {(trace.problem_id, trace.sample): trace for trace in engine.generate(ready)}
     found = []
-    for request in asked:
+    for request in ready:
         name = request.problem_id, request.sample
         chain, trace = recorders[0].kept.get(name), traces[name]
         if chain is None or trace.finish == "error" or not chain.latents:

@@ -11,7 +11,6 @@ from cot.engines.hf import HfEngine
 from cot.engines.work import Desk
 from cot.training.folder import export_model
 from eval_math.errors import BadInput, EngineError
-from latent.colar_task import AskedSpeed
 from latent.reasoner import detach, load_extras
 from latent.serving import save_reasoner
 from latent.thinking import remember
@@ -38,7 +37,7 @@ def open_policy(model: str, config: ColarRlConfig, batch_size: int = 64) -> Poli
     identity = EngineIdentity("hf", model, model_hash(folder), template_hash(chat.tokenizer), "float32",
                               settings={"batch_size": batch_size, "max_model_len": length})  # fmt: skip
     engine = HfEngine(loaded, Desk(chat, length, {"engine": "hf", "model": model}), identity, batch_size)
-    return Policy(loaded, engine, AskedSpeed(rate=config.rate), reasoner)
+    return Policy(loaded, engine, reasoner)
 
 
 def export_policy(policy: Policy, source: str, out: Path) -> None:

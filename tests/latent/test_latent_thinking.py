@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 
+from cot.chat import model_hash
 from cot.engine import EngineConfig
 from cot.engines import open_engine
 from cot.evaluate import EvalConfig
@@ -14,11 +16,11 @@ from cot.methods import parse_method
 from eval_math.errors import BadInput
 from eval_math.prompts import prompt
 from eval_math.records import Request, Sampling
-from latent.config import LatentConfig
+from latent.config import LatentConfig, write_config
 from latent.noise import noise_seed
 from latent.reasoner import attach, detach, save_extras
 from latent.rules import ends, feed_rule
-from latent.thinking import opened, thinking
+from latent.thinking import asked, opened, thinking
 
 
 def mixing(chat, **changes) -> LatentConfig:
@@ -40,7 +42,7 @@ def problems():
     return load("embedded", split="dev", limit=10)
 
 
-def asked(problems, **sampling) -> list[Request]:
+def requests_of(problems, **sampling) -> list[Request]:
     how = Sampling(**({"max_tokens": 120} | sampling))
     return [Request(p.id, messages=prompt(p), sampling=replace(how, seed=at)) for at, p in enumerate(problems)]
 
@@ -89,7 +91,7 @@ def test_the_engine_takes_the_steps_of_a_loop_written_out(engine, chat, problems
     attach(model, config)
     eos = set(engine._desk.chat.end_ids)
     object.__setattr__(model.generation_config, "eos_token_id_set", eos)
-    requests = asked(problems)
+    requests = requests_of(problems)
     with torch.no_grad(), thinking(engine, config):
         found = {trace.problem_id: trace for trace in engine.generate(requests)}
         for request in requests:
@@ -108,7 +110,7 @@ def test_the_engine_takes_the_steps_of_a_loop_written_out(engine, chat, problems
 
 def test_latents_do_not_depend_on_the_company(engine, chat, problems):
     config = mixing(chat, temperature=1.0)
-    requests = asked(problems)
+    requests = requests_of(problems)
     with thinking(engine, config):
         together = {t.problem_id: t for t in engine.generate(requests)}
         for request in requests[:3]:
@@ -120,9 +122,9 @@ def test_latents_do_not_depend_on_the_company(engine, chat, problems):
 
 
 def test_requests_that_do_not_think_are_plain_ones(engine, chat, problems):
-    plain = [replace(request, template={"enable_thinking": False}) for request in asked(problems)]
+    plain = [replace(request, template={"enable_thinking": False}) for request in requests_of(problems)]
     before = {t.problem_id: t.token_ids for t in engine.generate(plain)}
-    mixed = [*plain[:5], *asked(problems)[5:]]
+    mixed = [*plain[:5], *requests_of(problems)[5:]]
     with thinking(engine, mixing(chat)):
         found = {t.problem_id: t for t in engine.generate(mixed)}
     for request in plain[:5]:
@@ -130,17 +132,19 @@ def test_requests_that_do_not_think_are_plain_ones(engine, chat, problems):
         assert trace.token_ids == before[request.problem_id] and trace.n_latent_steps == 0
     assert all(found[request.problem_id].n_latent_steps for request in mixed[5:])
     # Nothing stays behind.
-    assert {t.problem_id: t.n_latent_steps for t in engine.generate(asked(problems))} == {p.id: 0 for p in problems}
+    assert {t.problem_id: t.n_latent_steps for t in engine.generate(requests_of(problems))} == {
+        p.id: 0 for p in problems
+    }
 
 
 def test_limits_and_chains_without_latents(engine, chat, problems):
     with thinking(engine, mixing(chat, max_steps=7)):
-        assert {t.n_latent_steps for t in engine.generate(asked(problems))} == {7}
+        assert {t.n_latent_steps for t in engine.generate(requests_of(problems))} == {7}
     with thinking(engine, mixing(chat)):
-        cut = list(engine.generate(asked(problems, max_tokens=9)))
+        cut = list(engine.generate(requests_of(problems, max_tokens=9)))
         assert {(t.finish, t.n_latent_steps, t.n_tokens, t.text) for t in cut} == {("length", 9, 0, "")}
     with thinking(engine, mixing(chat, stop="count", max_steps=1, least_steps=0)):
-        assert {t.n_latent_steps for t in engine.generate(asked(problems))} == {1}
+        assert {t.n_latent_steps for t in engine.generate(requests_of(problems))} == {1}
 
     class Never:
         def open(self, request, prompt_ids):
@@ -152,7 +156,7 @@ def test_limits_and_chains_without_latents(engine, chat, problems):
             return [Step(chat.tags.end_id) for _ in states]
 
     stop = engine.think_with(Never())
-    none = list(engine.generate(asked(problems)))
+    none = list(engine.generate(requests_of(problems)))
     stop()
     assert {t.n_latent_steps for t in none} == {0} and all(t.thinking == "" and t.answer_text for t in none)
     assert all(t.n_thinking_tokens == 1 for t in none)
@@ -160,10 +164,13 @@ def test_limits_and_chains_without_latents(engine, chat, problems):
 
 def test_prompts_that_do_not_open_thinking_are_given_the_tag(engine, chat, problems):
     start = chat.tags.start_id
-    (request,) = asked(problems[:1])
+    (request,) = requests_of(problems[:1])
     ids = engine.prompt_ids(request)
     assert opened(engine, request, start) == request
+    spoken = asked(engine, request, " (Thinking speed: 3)", start)
+    assert spoken.messages[-1].content == request.messages[-1].content + " (Thinking speed: 3)"
     shut = replace(request, messages=(), prompt_ids=tuple(ids[:-1]))
+    assert asked(engine, shut, " (Thinking speed: 3)", start).messages == ()
     assert opened(engine, shut, start).prefill_ids == (start,)
 
 
@@ -182,8 +189,13 @@ def test_a_folder_is_evaluated_by_its_own_method(tmp_path, embedded_model, model
     sampling = EvalConfig("embedded", sampling=Sampling(max_tokens=60))
     row = evaluate_into(tmp_path / "run", problems, parse_method("colar:rate=3"), engine, sampling)
     assert row.n == 10 and 0 < row.latent_steps_mean <= 12 and row.errors == 0
-    shown = (tmp_path / "run" / "traces.jsonl").read_text()
-    assert '"n_latent_steps":' in shown
+    traces = [json.loads(line) for line in (tmp_path / "run" / "traces.jsonl").read_text().splitlines()]
+    bare = {r.problem_id: len(engine.prompt_ids(r)) for r in requests_of(problems)}
+    said = len(engine.encode(" (Thinking speed: 3)"))
+    assert all(abs(each["n_prompt_tokens"] - bare[each["problem_id"]] - said) <= 1 for each in traces)
+    before = model_hash(folder)
+    write_config(replace(config, max_steps=99), folder)
+    assert model_hash(folder) != before
     with pytest.raises(BadInput, match="trained for 1 to 3"):
         parse_method("colar:rate=9").check(engine)
     with pytest.raises(BadInput, match="made by colar; take method colar"):
