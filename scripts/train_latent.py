@@ -64,12 +64,17 @@ Command = TrainColar | TrainLatentSft | TrainIcot | TrainCoconut
 
 def run(command: Command) -> int:
     """Train, or go on with it, and say what came out."""
+    from cot.training.config import World
     from cot.training.contract import check_trl
+    from cot.training.session import leave_group
 
     from .train_sft import show
 
     check_trl()
-    show(_latent_sft(command) if isinstance(command, TrainLatentSft) else _one(command), command.json)
+    outcome = _latent_sft(command) if isinstance(command, TrainLatentSft) else _one(command)
+    if World.from_environment().rank == 0:
+        show(outcome, command.json)
+    leave_group()
     return 0
 
 

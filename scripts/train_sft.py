@@ -44,9 +44,12 @@ def run(command: TrainSft) -> int:
 
 def train(session: Session, overwrite: bool, target: str | None) -> int:
     """Run a session with words around it; on rank 0 alone they are printed."""
+    from cot.training.session import leave_group
+
     outcome = run_session(session, overwrite)
     if session.world.rank == 0:
         show(outcome, target)
+    leave_group()
     return 0
 
 

@@ -212,6 +212,13 @@ class Session:
         return losses
 
 
+def leave_group() -> None:
+    """Wait for the other processes of a training, and end what they share: none is torn down while another speaks."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
 def _on_gpu(config: TrainingConfig) -> bool:
     found = torch.cuda.is_available()
     if config.device == "cuda" and not found:

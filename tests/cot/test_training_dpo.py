@@ -193,11 +193,13 @@ def test_killed_a_training_goes_on_to_the_same_weights(pairs, tmp_path):
     found = last_checkpoint(broken)
     assert found is not None and not (broken / "config.json").exists()
 
-    settings = {"limit": 32, "save_every": 2}
-    reached = checkpoint_step(found)
-    outcome = session(pairs, broken, **settings).run()
-    assert outcome.resumed == reached > 0 and outcome.updates == 8 - reached
-    session(pairs, whole, **settings).run()
+    assert 0 < checkpoint_step(found) < 8
+    # Processes of their own on both sides: sums in this one may depend on what ran in it before.
+    for out in (broken, whole):
+        process = start(pairs, out)
+        assert process.wait(120) == 0, process.stderr and process.stderr.read()
+    record = json.loads((broken / "training.json").read_text())
+    assert len(record["sessions"]) == 2 and record["finished"]["updates"] == 8
     assert (broken / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     both = [[(each["step"], each["loss"]) for each in lines(folder / "loss.jsonl")] for folder in (broken, whole)]
     assert both[0] == both[1] and len(both[0]) == 8
