@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from cot.benchmarks import EMBEDDED, KNOWN, load
@@ -11,10 +13,17 @@ from eval_math.errors import BadInput
 @pytest.mark.parametrize("name", sorted(EMBEDDED))
 def test_problems_have_the_steps_of_their_name(name):
     problems = load(name, limit=40)
-    fewest, most = EMBEDDED[name]
+    fewest, most = EMBEDDED[name].steps
     assert {problem.level for problem in problems} == set(range(fewest, most + 1))
     assert {problem.benchmark for problem in problems} == {"embedded"}
     assert len({problem.id for problem in problems}) == 40
+
+
+def test_small_problems_have_small_numbers():
+    largest = max(
+        int(number) for each in load("embedded:small", limit=40) for number in re.findall(r"\d+", each.question)
+    )
+    assert 10 < largest <= 20
 
 
 def test_there_are_300_by_default_and_a_limit_keeps_the_first():
