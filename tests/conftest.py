@@ -18,3 +18,25 @@ def data_folder() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("LACONIC_DATA names no folder: tests on real benchmark data are skipped")
     return Path(folder)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Small passes on busy cores: threads would wait for one another; and sums in one order for every process."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def embedded_model() -> Path:
+    """Folder of the embedded reasoner."""
+    from cot.embedded import embedded_model_path
+
+    try:
+        return embedded_model_path()
+    except FileNotFoundError as error:
+        pytest.skip(f"the embedded reasoner is not built: {error}")

@@ -71,16 +71,6 @@ def write_tokenizer():
 
 
 @pytest.fixture(scope="session")
-def embedded_model() -> Path:
-    from cot.embedded import embedded_model_path
-
-    try:
-        return embedded_model_path()
-    except FileNotFoundError as error:
-        pytest.skip(f"the embedded reasoner is not built: {error}")
-
-
-@pytest.fixture(scope="session")
 def hf_engine(random_model: Path):
     from cot.engine import EngineConfig
     from cot.engines import open_engine

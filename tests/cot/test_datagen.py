@@ -387,16 +387,14 @@ def test_a_disk_that_is_full_at_the_end_leaves_no_part_of_a_file(tmp_path, sourc
             raise OSError(28, "No space left on device")
         fsync(handle)
 
+    def no_statistics(path: Path, value: object) -> None:
+        raise StoreError(f"{path}: no space")
+
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StoreError, match="No space left"):
         make(job(source, tmp_path / "a", student), ScriptedWriter())
     assert not [*(tmp_path / "a").glob("train.jsonl"), *(tmp_path / "a").glob(".*.tmp")]
-
-
-def test_no_room_for_the_statistics_is_told_as_such(tmp_path, source, student, monkeypatch):
-    def full(path: Path, value: object) -> None:
-        raise StoreError(f"{path}: no space")
-
-    monkeypatch.setattr("cot.datagen.dataset.write_json", full)
+    monkeypatch.undo()
+    monkeypatch.setattr("cot.datagen.dataset.write_json", no_statistics)
     with pytest.raises(StoreError, match=r"stats\.json: no space"):
-        make(job(source, tmp_path / "a", student), ScriptedWriter())
+        make(job(source, tmp_path / "b", student), ScriptedWriter())

@@ -23,16 +23,7 @@ RUN = (
     "raise SystemExit(run(parse(TrainDpo, sys.argv[1:], prog='train dpo')))"
 )
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Small passes on busy cores: threads would wait for one another; and sums in one order for every process."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -25,16 +25,7 @@ RUN = (
     "raise SystemExit(run(parse(TrainSft, sys.argv[1:], prog='train sft')))"
 )
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Small passes on busy cores: threads would wait for one another."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def write_rows(path: Path, count: int, level: int = 0) -> Path:

@@ -10,16 +10,6 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def embedded_model() -> Path:
-    from cot.embedded import embedded_model_path
-
-    try:
-        return embedded_model_path()
-    except FileNotFoundError as error:
-        pytest.skip(f"the embedded reasoner is not built: {error}")
-
-
-@pytest.fixture(scope="session")
 def latent_rows(tmp_path_factory) -> Path:
     """Concise correct traces of embedded problems."""
     from cot.embedded.problems import make_problems
@@ -52,12 +42,6 @@ def chat(embedded_model):
     return open_chat(embedded_model)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small passes on busy cores: threads would wait for one another."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+@pytest.fixture(scope="module", autouse=True)
+def quiet_cores(one_thread):
+    """All trainings of this folder."""

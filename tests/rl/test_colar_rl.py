@@ -20,13 +20,7 @@ from rl.policies import export_policy, open_policy
 SMALL = ColarRlConfig(updates=2, questions=2, group=3, mini_batch=3, learning_rate=1e-3, max_steps=6, max_tokens=24,
                       save_every=1)  # fmt: skip
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
