@@ -91,5 +91,3 @@ class AskedSpeed(Latent):
 
     name: ClassVar[str] = "colar"
     summary: ClassVar[str] = "latents that stand for several tokens each (CoLaR)"
-
-    rate: int | None = 2

@@ -70,12 +70,13 @@ class LatentConfig:
         return replace(self, **{name: value for name, value in changes.items() if value is not None})
 
     def speed(self, rate: int | None) -> str:
-        """What the question is followed by; the smallest rate of the training if none is given.
+        """What the question is followed by; without a rate the smallest of the training that merges tokens.
 
         Raises:
             BadInput: a rate outside those of the training.
         """
-        rate = min(self.rates) if rate is None else rate
+        if rate is None:
+            rate = min((each for each in self.rates if each > 1), default=1)
         low, high = min(self.rates), max(self.rates)
         if not low <= rate <= high:
             raise BadInput(f"rate {rate}: this reasoner was trained for {low} to {high} tokens per latent")

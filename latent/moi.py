@@ -8,23 +8,20 @@ it. Length does not shrink by design: what may change is accuracy.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from cot.engine import Engine, Step
+from cot.engine import Step
 from cot.engines.sampling import Chooser, choose
-from cot.method import Method
 from eval_math.errors import BadInput
-from eval_math.records import Request, Trace
+from eval_math.records import Request
 
 from .rules import mixture
-from .soft import tag_ids
-from .thinking import opened, thinking_by
+from .untrained import Tags, Untrained
 
 
 @dataclass
@@ -42,12 +39,11 @@ class InputMixer:
 
     how: MixtureOfInputs
     table: Tensor
-    start_id: int
-    end_id: int
+    tags: Tags
 
     def open(self, request: Request, prompt_ids: Sequence[int]) -> Drawing | None:
         """A request with its draws."""
-        return Drawing(Chooser.of(request.sampling), prompt_ids) if prompt_ids[-1] == self.start_id else None
+        return Drawing(Chooser.of(request.sampling), prompt_ids) if prompt_ids[-1] == self.tags.start_id else None
 
     def steps(self, hidden: Tensor, logits: Tensor, states: Sequence[Drawing]) -> list[Step]:
         """The drawn token and its mixture; the end tag ends the mixing."""
@@ -57,18 +53,17 @@ class InputMixer:
         for state, token in zip(states, tokens, strict=True):
             state.said.append(token)
         return [
-            Step(token) if token == self.end_id else Step(token, feed)
+            Step(token) if token == self.tags.end_id else Step(token, feed)
             for token, feed in zip(tokens, feeds, strict=True)
         ]
 
 
 @dataclass(frozen=True)
-class MixtureOfInputs(Method):
+class MixtureOfInputs(Untrained):
     """Each drawn token of the thinking is fed with a mixture around it."""
 
     name: ClassVar[str] = "moi"
     summary: ClassVar[str] = "tokens are drawn, mixtures around them fed (Mixture of Inputs)"
-    needs: ClassVar[frozenset[str]] = frozenset({"generate", "latent"})
 
     beta: float = 1.0
     """Weight of the drawn token in the mixture."""
@@ -88,12 +83,6 @@ class MixtureOfInputs(Method):
         around = mixture(table.float(), ids, prior) + self.beta * drawn
         return (entropy * around / (1 + self.beta) + (1 - entropy) * drawn).to(table.dtype)
 
-    def attach(self, engine: Engine) -> AbstractContextManager[Any]:
-        """Let the mixer take the steps."""
-        start, end = tag_ids(engine)
-        return thinking_by(engine, lambda model: InputMixer(self, model.get_input_embeddings().weight, start, end))
-
-    def drive(self, engine: Engine, requests: Iterable[Request]) -> Iterator[Trace]:
-        """Prompts that do not end with the start tag are given one."""
-        start = tag_ids(engine)[0]
-        return engine.generate(opened(engine, request, start) for request in requests)
+    def thinker(self, table: Tensor, tags: Tags) -> InputMixer:
+        """The mixer takes the steps."""
+        return InputMixer(self, table, tags)

@@ -13,7 +13,7 @@ come out among a request's ids, one for each latent; they say nothing beyond the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,19 +84,9 @@ def mark_for_vllm(folder: Path) -> None:
     write_json(path, {**config, "architectures": [known]})
 
 
-def vocabulary_of(folder: Path) -> int:
-    """Tokens that a model folder's weights have rows for: what lies beyond in vLLM's output is a latent."""
-    return int(_read_json(folder / "config.json")["vocab_size"])
-
-
 def seeded_start(seed: int, vocabulary: int) -> int:
     """The id that stands for the start token and for the noise of ``seed``."""
     return vocabulary + noise_seed(seed)
-
-
-def visible(ids: Sequence[int], vocabulary: int) -> list[int]:
-    """The tokens among output ids; the others are latents."""
-    return [token for token in ids if token < vocabulary]
 
 
 @contextmanager

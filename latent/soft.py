@@ -6,22 +6,19 @@ mixture is deterministic, as in the paper; noise of follow-up work is left to La
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
-from cot.engine import Engine, Step
+from cot.engine import Step
 from cot.engines.sampling import keep_likely
-from cot.method import Method
-from cot.phases import think_tags
 from eval_math.errors import BadInput
-from eval_math.records import Request, Sampling, Trace
+from eval_math.records import Request, Sampling
 
 from .rules import mixture
-from .thinking import opened, thinking_by
+from .untrained import Tags, Untrained
 
 
 @dataclass
@@ -37,12 +34,11 @@ class SoftThinker:
 
     how: SoftThinking
     table: Tensor
-    start_id: int
-    end_id: int
+    tags: Tags
 
     def open(self, request: Request, prompt_ids: Sequence[int]) -> Calm | None:
         """A new count."""
-        return Calm() if prompt_ids[-1] == self.start_id else None
+        return Calm() if prompt_ids[-1] == self.tags.start_id else None
 
     def steps(self, hidden: Tensor, logits: Tensor, states: Sequence[Calm]) -> list[Step]:
         """The mixture, or the end tag where it is the likeliest or the model has been sure for long (cold stop)."""
@@ -51,20 +47,19 @@ class SoftThinker:
         for state, calm in zip(states, (entropy < self.how.entropy).tolist(), strict=True):
             state.steps = state.steps + 1 if calm else 0
         feeds = mixture(self.table, ids, weights)
-        first = ids[:, 0].tolist()
+        first, end = ids[:, 0].tolist(), self.tags.end_id
         return [
-            Step(self.end_id) if top == self.end_id or state.steps >= self.how.patience else Step(None, feed)
+            Step(end) if top == end or state.steps >= self.how.patience else Step(None, feed)
             for top, state, feed in zip(first, states, feeds, strict=True)
         ]
 
 
 @dataclass(frozen=True)
-class SoftThinking(Method):
+class SoftThinking(Untrained):
     """Mixtures of likely tokens as thoughts, without training."""
 
     name: ClassVar[str] = "soft"
     summary: ClassVar[str] = "mixtures of likely tokens as thoughts, without training (Soft Thinking)"
-    needs: ClassVar[frozenset[str]] = frozenset({"generate", "latent"})
 
     temperature: float = 0.6
     """Of the distribution that is mixed."""
@@ -90,24 +85,6 @@ class SoftThinking(Method):
         weights, ids = kept.softmax(-1).topk(min(self.top_k, logits.shape[-1]), -1)
         return weights / weights.sum(-1, keepdim=True), ids
 
-    def attach(self, engine: Engine) -> AbstractContextManager[Any]:
-        """Let the mixtures take the steps."""
-        start, end = tag_ids(engine)
-        return thinking_by(engine, lambda model: SoftThinker(self, model.get_input_embeddings().weight, start, end))
-
-    def drive(self, engine: Engine, requests: Iterable[Request]) -> Iterator[Trace]:
-        """Prompts that do not end with the start tag are given one."""
-        start = tag_ids(engine)[0]
-        return engine.generate(opened(engine, request, start) for request in requests)
-
-
-def tag_ids(engine: Engine) -> tuple[int, int]:
-    """Ids of the start and end tag.
-
-    Raises:
-        BadInput: the tokenizer spells them with several tokens.
-    """
-    ids = [engine.encode(tag) for tag in think_tags(engine)]
-    if any(len(each) != 1 for each in ids):
-        raise BadInput("the tokenizer has no tokens of their own for the think tags; latent thoughts need them")
-    return ids[0][0], ids[1][0]
+    def thinker(self, table: Tensor, tags: Tags) -> SoftThinker:
+        """Mixtures take the steps."""
+        return SoftThinker(self, table, tags)

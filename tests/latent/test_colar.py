@@ -223,3 +223,8 @@ def test_settings_out_of_range_are_refused():
     with pytest.raises(BadInput, match="trained for 2 to 4"):
         config(rates=(2, 4)).speed(5)
     assert config(rates=(2, 4), speed_text=" x{rate}").speed(3) == " x3"
+    assert [config(rates=rates, speed_text="{rate}").speed(None) for rates in ((1, 3, 2), (5,), (1,))] == [
+        "2",
+        "5",
+        "1",
+    ]
