@@ -70,8 +70,8 @@ def read_records(kind: type[R], path: Path, *, torn_tail: bool = False) -> Itera
             raise BadInput(f"{path}, line {number}: {error}") from error
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text`` in one step: readers see the old file or the new one.
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Replace ``path`` by ``content`` in one step: readers see the old file or the new one.
 
     Raises:
         StoreError: disk full or not writable; the old file is intact.
@@ -80,8 +80,8 @@ def write_atomic(path: Path, text: str) -> None:
     special = path.exists() and not path.is_file()
     target = path if special else path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(target, "w", encoding="utf-8", errors="surrogatepass", newline="\n") as handle:
-            handle.write(text)
+        with open(target, "wb") as handle:
+            handle.write(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
             handle.flush()
             if not special:
                 os.fsync(handle.fileno())

@@ -10,10 +10,9 @@ answers that were cut off stay in, with reward 0.
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,18 +20,15 @@ import torch
 from torch import Tensor
 
 from cot.engine import Engine
-from cot.journal import Journal
 from eval_math.errors import BadInput, EngineError
 from eval_math.grading import grade_trace
 from eval_math.prompts import prompt
-from eval_math.records import Json, Problem, Request, Sampling, unit_seed
+from eval_math.records import Problem, Request, Sampling, unit_seed
 from latent.config import LatentConfig
 
 from .core import Averaging, Clip, clipped_loss, clipped_share, group_advantages
 from .latent_rollouts import Rollout, actions, roll_out
-
-STATES = "states"
-LOG = "updates.jsonl"
+from .rounds import Rounds
 
 
 @dataclass(frozen=True)
@@ -86,8 +82,8 @@ class Policy:
     config: LatentConfig
 
 
-class ColarRl:
-    """A reinforcement stage in a folder; `run` goes on from the last state that was written.
+class ColarRl(Rounds):
+    """The stage; see `Rounds`.
 
     Raises:
         BadInput: a reasoner that cannot draw latents.
@@ -96,28 +92,21 @@ class ColarRl:
     def __init__(self, policy: Policy, problems: Sequence[Problem], config: ColarRlConfig, folder: Path) -> None:
         if policy.config.rule != "gaussian" or policy.config.deterministic_head:
             raise BadInput("only a reasoner with a Gaussian head that has a spread can be taught by its own draws")
-        folder.mkdir(parents=True, exist_ok=True)
-        self.policy, self.problems, self.config, self.folder = policy, problems, config, folder
+        super().__init__(config, folder)
+        self.policy, self.problems = policy, problems
         self.drawing = policy.config.changed(temperature=1.0, stop="sample", max_steps=config.max_steps)
         self.optimiser = torch.optim.AdamW(self._learning(), lr=config.learning_rate, weight_decay=0.0)
-        self._log: Journal[int] = Journal(folder / LOG, lambda row: int(row["update"]))
 
-    def run(self) -> list[dict[str, Any]]:
-        """Train to the end; returns the figures of all rounds.
+    def state(self) -> Mapping[str, Any]:
+        """Weights and optimiser."""
+        return {"model": self.policy.model.state_dict(), "optimiser": self.optimiser.state_dict()}
 
-        Raises:
-            EngineError: the loss is no number.
-        """
-        start = self._resume()
-        self._log.rewrite([update for update in self._log if update <= start])
-        for update in range(start + 1, self.config.updates + 1):
-            figures = self.round(update)
-            self._log.append(update, json.dumps({"update": update, **figures}) + "\n")
-            if update % self.config.save_every == 0 or update == self.config.updates:
-                self._save(update)
-        return list(self._log.rows())
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take them over."""
+        self.policy.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
 
-    def round(self, update: int) -> dict[str, Json]:
+    def round(self, update: int) -> dict[str, float]:
         """Ask, grade, learn."""
         rollouts = self.rollouts(update)
         if not rollouts:
@@ -199,35 +188,3 @@ class ColarRl:
         model.get_input_embeddings().weight.requires_grad_(False)
         model.latent_head.requires_grad_(True)
         return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-    def _save(self, update: int) -> None:
-        """Write a state whole, then drop the older ones."""
-        states = self.folder / STATES
-        states.mkdir(exist_ok=True)
-        made = states / f".{update:06d}.pt"
-        torch.save({"model": self.policy.model.state_dict(), "optimiser": self.optimiser.state_dict(),
-                    "config": json.dumps(asdict(self.config))}, made)  # fmt: skip
-        made.replace(states / f"{update:06d}.pt")
-        for older in sorted(states.glob("[0-9]*.pt"))[:-1]:
-            older.unlink()
-
-    def _resume(self) -> int:
-        """Rounds done in the last state; 0 if there is none.
-
-        Raises:
-            BadInput: the state is of other settings.
-        """
-        found = sorted((self.folder / STATES).glob("[0-9]*.pt"))
-        if not found:
-            return 0
-        state = torch.load(found[-1], weights_only=True, map_location=self.policy.model.device)
-        # More rounds may be added to a finished stage.
-        theirs, ours = json.loads(state["config"]), asdict(self.config)
-        changed = [name for name in ours if name != "updates" and theirs.get(name) != ours[name]]
-        if changed:
-            raise BadInput(
-                f"{self.folder}: its state was made with another {', '.join(changed)}; choose another folder"
-            )
-        self.policy.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        return int(found[-1].stem)

@@ -1,4 +1,4 @@
-"""A trained latent reasoner as a policy that learns: loaded whole in float32, decoded by the transformers engine."""
+"""Models as policies that learn: loaded whole in float32, decoded by the transformers engine while they change."""
 
 from __future__ import annotations
 
@@ -26,18 +26,23 @@ def open_policy(model: str, config: ColarRlConfig, batch_size: int = 64) -> Poli
         EngineError: the weights cannot be loaded.
     """
     folder = resolve_model(model)
-    loaded = _load(folder)
+    loaded = load_whole(folder)
     reasoner = remember(loaded, load_extras(loaded, folder))
     if reasoner.method != "colar":
         raise BadInput(
             f"{model}: made by {reasoner.method}; the reinforcement stage goes on from `laconic train colar`"
         )
     reasoner.speed(config.rate)
+    return Policy(loaded, live_engine(loaded, model, batch_size), reasoner)
+
+
+def live_engine(loaded: Any, model: str, batch_size: int) -> HfEngine:
+    """An engine on a model in memory, which may change between two generations; ``model`` is where it came from."""
+    folder = resolve_model(model)
     chat, length = open_chat(folder), max_length(folder, None)
-    identity = EngineIdentity("hf", model, model_hash(folder), template_hash(chat.tokenizer), "float32",
+    identity = EngineIdentity("hf", model, model_hash(folder), template_hash(chat.tokenizer), str(loaded.dtype)[6:],
                               settings={"batch_size": batch_size, "max_model_len": length})  # fmt: skip
-    engine = HfEngine(loaded, Desk(chat, length, {"engine": "hf", "model": model}), identity, batch_size)
-    return Policy(loaded, engine, reasoner)
+    return HfEngine(loaded, Desk(chat, length, {"engine": "hf", "model": model}), identity, batch_size)
 
 
 def export_policy(policy: Policy, source: str, out: Path) -> None:
@@ -50,7 +55,12 @@ def export_policy(policy: Policy, source: str, out: Path) -> None:
     export_model(policy.model, resolve_model(source), out, lambda made: save_reasoner(head, policy.config, made))
 
 
-def _load(folder: Path) -> Any:
+def load_whole(folder: Path) -> Any:
+    """The model of a folder in float32, on CPU.
+
+    Raises:
+        EngineError: its weights cannot be read.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 

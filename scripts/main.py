@@ -55,6 +55,7 @@ COMMANDS: dict[tuple[str, ...], Entry] = {
     ("train", "latent-sft"): Entry("train_latent", "TrainLatentSft", "teach a model to think in mixtures (Latent-SFT)"),
     ("train", "icot"): Entry("train_latent", "TrainIcot", "teach a model to answer without thinking (iCoT)"),
     ("train", "coconut"): Entry("train_latent", "TrainCoconut", "teach a model to think in hidden states (Coconut)"),
+    ("heads", "find"): Entry("heads_find", "HeadsFind", "score KV heads by how much reasoning needs them (RLKV)"),
     ("train", "embedded"): Entry("train_embedded", "TrainEmbedded", "train the reasoner that ships with laconic"),
 }
 

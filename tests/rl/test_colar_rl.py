@@ -12,10 +12,11 @@ import torch
 from cot.benchmarks import load
 from eval_math.errors import BadInput
 from latent.rules import ends
-from rl.colar_rl import STATES, ColarRl, ColarRlConfig
+from rl.colar_rl import ColarRl, ColarRlConfig
 from rl.core import Clip, clipped_loss, clipped_share, group_advantages
 from rl.latent_rollouts import actions
 from rl.policies import export_policy, open_policy
+from rl.rounds import STATES
 
 SMALL = ColarRlConfig(updates=2, questions=2, group=3, mini_batch=3, learning_rate=1e-3, max_steps=6, max_tokens=24,
                       save_every=1)  # fmt: skip
