@@ -37,6 +37,8 @@ class HeadSearch:
     batch_size: int = 64
     """Answers decoded at once."""
     device: str = "cpu"
+    seed: int = 0
+    """Of the drawing."""
 
 
 def find_heads(search: HeadSearch, config: RlkvConfig | DistillationConfig | Window, max_tokens: int) -> HeadTable:
@@ -90,8 +92,8 @@ def _solved(search: HeadSearch, engine: Any, max_tokens: int) -> list[Solved]:
     """The drawn problems with their answers, kept in the folder."""
     path, named = search.out / SOLVED, {problem.id: problem for problem in search.problems}
     if not path.is_file():
-        seed = 0
-        drawn = draw_by_length(solved(engine, search.problems, max_tokens), search.drawn, seed)
+        answered = solved(engine, search.problems, max_tokens)
+        drawn = draw_by_length(answered, search.drawn, search.seed)
         lines = [{"id": each.problem.id, "prompt": list(each.prompt), "said": list(each.said)} for each in drawn]
         write_atomic(path, "".join(json.dumps(line) + "\n" for line in lines))
     return [_read(row, named, path) for _, row in read_rows(path)]

@@ -80,7 +80,7 @@ def run(command: HeadsFind) -> int:
     auto = "cuda" if torch.cuda.is_available() else "cpu"
     problems = load(command.benchmark, split=command.split, data=command.data, limit=command.limit)
     device = auto if command.device == "auto" else command.device
-    search = HeadSearch(command.model, command.out, problems, command.drawn, command.batch_size, device)
+    search = HeadSearch(command.model, command.out, problems, command.drawn, command.batch_size, device, command.seed)
     table = find_heads(search, _config(command), command.max_tokens)
     print(_shown(table), f"table: {command.out / TABLE}", sep="\n", file=_stream(command))
     write_figures(command.json, {"kind": table.kind, "scores": table.scores, **table.provenance})
