@@ -189,6 +189,18 @@ class LatentAccess(Protocol):
         ...
 
 
+@runtime_checkable
+class CacheAccess(Protocol):
+    """Engines with the capability ``sparse_kv``: what their KV cache keeps is decided in this process."""
+
+    def cache_with(self, make: Callable[[Any], Any]) -> Callable[[], None]:
+        """Let ``make`` give an empty cache for the model from now on; returns what ends that.
+
+        Traces then say in ``provenance["kv_bytes"]`` what the cache held per row when they ended.
+        """
+        ...
+
+
 def unit_key(request: Request, identity: EngineIdentity, method: Mapping[str, Json]) -> str:
     """Key of a unit of work: hash of all that decides its output (rendered request, model, sampling, method)."""
     return digest(

@@ -45,6 +45,7 @@ METHODS: Mapping[str, MethodEntry] = {
     "colar": MethodEntry("latent.colar_task", "AskedSpeed"),
     "latent-sft": MethodEntry("latent.latent_sft_task", "Superposed"),
     "asc": MethodEntry("steering.asc", "Asc"),
+    "rlkv": MethodEntry("rl.head_method", "WindowedCache"),
     "seal": MethodEntry("steering.seal", "Seal"),
 }
 

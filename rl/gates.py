@@ -39,6 +39,28 @@ class Window:
         if self.sink < 0 or self.recent < 1:
             raise BadInput(f"sink={self.sink}, recent={self.recent}: 0 or more and 1 or more are expected")
 
+    @property
+    def size(self) -> int:
+        """Keys seen at most."""
+        return self.sink + self.recent
+
+    def slots(self, positions: Tensor) -> Tensor:
+        """Where positions are kept in a ring of `size` slots, the sink first."""
+        return torch.where(positions < self.sink, positions, self.sink + (positions - self.sink) % self.recent)
+
+    def positions(self, lengths: Tensor) -> Tensor:
+        """Positions (rows, size) that a ring holds after ``lengths`` (rows,) tokens; -1 for an empty slot."""
+        slots = torch.arange(self.size, device=lengths.device)
+        newest = lengths[:, None] - 1
+        ring = newest - (newest - slots) % self.recent
+        held = torch.where(slots < self.sink, slots, ring)
+        return torch.where((held <= newest) & (held >= slots), held, -1)
+
+    def sees(self, keys: Tensor, queries: Tensor) -> Tensor:
+        """Whether each query sees each key (rows, queries, keys), by positions; negative ones are not there."""
+        key, query = keys[:, None], queries[:, :, None]
+        return (key >= 0) & (key <= query) & ((key < self.sink) | (key > query - self.recent))
+
 
 @dataclass
 class Gates:

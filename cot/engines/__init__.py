@@ -25,7 +25,9 @@ ENGINES: Mapping[str, EngineEntry] = {
     "hf": EngineEntry(
         "hf",
         "transformers, batched, with KV cache: the reference",
-        frozenset({"generate", "score", "steer", "steer_per_request", "capture", "prefill", "ban", "latent"}),
+        frozenset(
+            {"generate", "score", "steer", "steer_per_request", "capture", "prefill", "ban", "latent", "sparse_kv"}
+        ),
     ),
     "vllm": EngineEntry(
         "vllm",

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache, CacheLayerMixin
 
 from ..engine import Row
-from .cache import GrowingLayer
+from .cache import JoinableLayer
 from .sampling import Chooser
 from .work import Work
 
@@ -70,8 +70,13 @@ class Batch:
 
     @property
     def joinable(self) -> bool:
-        """Whether rows of another length can join: every layer keeps all its keys and values."""
-        return all(type(layer) is GrowingLayer for layer in self.cache.layers)
+        """Whether rows of another length can join."""
+        return all(isinstance(layer, JoinableLayer) for layer in self.cache.layers)
+
+    def row_bytes(self) -> int:
+        """Bytes of keys and values per row, over all layers."""
+        held = sum(cast(JoinableLayer, layer).held_bytes() for layer in self.cache.layers)
+        return held // max(1, len(self.rows))
 
     def keep(self, indices: list[int]) -> None:
         """Drop all other rows, and the columns that then hold only padding; the last rows take the free places."""
@@ -81,17 +86,17 @@ class Batch:
         self.rows = [self.rows[at] for at in indices]
         chosen = torch.tensor(indices, device=self.mask.device, dtype=torch.long)
         self.mask = self.mask[chosen]
-        if self.rows and isinstance(self.cache, DynamicCache):
-            self.cache.batch_select_indices(chosen)
+        if self.rows:
+            layers: Any = self.cache.layers
+            for layer in layers:
+                layer.batch_select_indices(chosen)
             self._trim()
 
     def join(self, other: Batch) -> None:
         """Add the rows of ``other``; the shorter side is padded on the left."""
         width = max(self.mask.shape[1], other.mask.shape[1])
         for mine, new in zip(self.cache.layers, other.cache.layers, strict=True):
-            for name in ("keys", "values"):
-                both = [_widened(getattr(layer, name), width) for layer in (mine, new)]
-                setattr(mine, name, torch.cat(both))
+            cast(JoinableLayer, mine).join(cast(CacheLayerMixin, new), width)
         masks = [pad(mask, (width - mask.shape[1], 0)) for mask in (self.mask, other.mask)]
         self.mask = torch.cat(masks)
         self.rows = self.rows + other.rows
@@ -102,8 +107,7 @@ class Batch:
             return
         self.mask = self.mask[:, unused:]
         for layer in self.cache.layers:
-            for name in ("keys", "values"):
-                setattr(layer, name, getattr(layer, name)[:, :, unused:])
+            cast(JoinableLayer, layer).trim(unused)
 
 
 @dataclass(frozen=True)
@@ -129,9 +133,3 @@ def _closed_up(indices: list[int]) -> list[int]:
     count, kept = len(indices), set(indices)
     later = [at for at in indices if at >= count]
     return [at if at in kept else later.pop() for at in range(count)]
-
-
-def _widened(states: Tensor | None, width: int) -> Tensor:
-    if states is None:
-        raise ValueError("a cache layer without keys cannot be joined")
-    return pad(states, (0, 0, width - states.shape[2], 0))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
 
 ROOM = 256
+MakeCache = Callable[[Any], Cache]
+"""From a model to an empty cache."""
 
 
 class GrowingLayer(DynamicLayer):
@@ -37,6 +41,28 @@ class GrowingLayer(DynamicLayer):
             buffer[:, :, start:stop] = states
         self._show(stop)
         return self._views[0], self._views[1]
+
+    @property
+    def buffers(self) -> tuple[Tensor, ...]:
+        """What the states are views of."""
+        return self._buffers
+
+    def join(self, other: CacheLayerMixin, columns: int) -> None:
+        """Add the rows of another layer; both are padded on the left to so many columns."""
+        keys, values = (
+            torch.cat([_widened(getattr(layer, name), columns) for layer in (self, other)])
+            for name in ("keys", "values")
+        )
+        self.keys, self.values = keys, values
+
+    def trim(self, columns: int) -> None:
+        """Drop the first so many columns."""
+        if self.keys is not None and self.values is not None:
+            self.keys, self.values = self.keys[:, :, columns:], self.values[:, :, columns:]
+
+    def held_bytes(self) -> int:
+        """Bytes of the states."""
+        return sum(states.numel() * states.element_size() for states in self._views)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep the rows ``indices``, in that order; a row that stays in its place is not copied.
@@ -67,6 +93,27 @@ class GrowingLayer(DynamicLayer):
         if past is not None and past.numel():
             buffer[:, :, : past.shape[-2]] = past
         return buffer
+
+
+def _widened(states: Tensor, columns: int) -> Tensor:
+    return pad(states, (0, 0, columns - states.shape[2], 0))
+
+
+@runtime_checkable
+class JoinableLayer(Protocol):
+    """A layer of a cache to whose rows others can be added."""
+
+    def join(self, other: CacheLayerMixin, columns: int) -> None:
+        """Add the rows of another layer; both are padded on the left to so many columns."""
+        ...
+
+    def trim(self, columns: int) -> None:
+        """Drop the first so many columns, which are padding in every row."""
+        ...
+
+    def held_bytes(self) -> int:
+        """Bytes of keys and values."""
+        ...
 
 
 def growing_cache(model: Any) -> DynamicCache:

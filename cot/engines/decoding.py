@@ -17,7 +17,7 @@ from eval_math.records import Finish, Request, Trace
 from ..engine import Row, Step
 from ..thinking import think_end
 from .batch import Batch, Running, left_padded
-from .cache import growing_cache
+from .cache import MakeCache, growing_cache
 from .latents import Latents
 from .sampling import Chooser, choose
 from .work import Desk, Work
@@ -53,12 +53,25 @@ class Forward:
             self.announce([])
 
 
+@dataclass(frozen=True)
+class Changes:
+    """What a method changes about decoding."""
+
+    latents: Latents | None = None
+    make_cache: MakeCache | None = None
+    """An empty cache for the model; its layers are `JoinableLayer`s."""
+
+
+AS_IT_IS = Changes()
+
+
 class Decoder:
     """Decodes a stream of requests, at most ``batch_size`` at once."""
 
-    def __init__(self, forward: Forward, desk: Desk, batch_size: int, latents: Latents | None = None) -> None:
+    def __init__(self, forward: Forward, desk: Desk, batch_size: int, changes: Changes = AS_IT_IS) -> None:
         self.forward = forward
-        self.latents = latents
+        self.latents = changes.latents
+        self.make_cache = changes.make_cache
         self.desk = desk
         self.batch_size = batch_size
         self.batch: Batch | None = None
@@ -110,7 +123,7 @@ class Decoder:
             input_ids=inputs.ids,
             attention_mask=inputs.mask,
             position_ids=inputs.positions,
-            past_key_values=growing_cache(self.forward.model),
+            past_key_values=(self.make_cache or growing_cache)(self.forward.model),
             use_cache=True,
             logits_to_keep=1,
         )
@@ -173,7 +186,7 @@ class Decoder:
             if finish is None:
                 alive.append(at)
             else:
-                traces.append(self._trace(row, finish))
+                traces.append(self._trace(row, finish, batch))
         batch.keep(alive)
         return traces
 
@@ -188,8 +201,10 @@ class Decoder:
         if step.token in self.desk.chat.tags.ids:
             row.think_end = self._think_end(row.work, row.generated)
 
-    def _trace(self, row: Running, finish: Finish) -> Trace:
+    def _trace(self, row: Running, finish: Finish, batch: Batch) -> Trace:
         trace = self.desk.finished(row.work, row.generated, finish)
+        if self.make_cache is not None:
+            trace = replace(trace, provenance={**trace.provenance, "kv_bytes": batch.row_bytes()})
         return replace(trace, n_latent_steps=row.n_latent, n_forward=row.n_steps) if row.n_latent else trace
 
     def _think_end(self, work: Work, generated: list[int]) -> int | None:

@@ -21,7 +21,8 @@ from ..engine import EngineConfig, EngineIdentity, Row, Thinker
 from ..thinking import think_end
 from . import ENGINES
 from .batch import left_padded
-from .decoding import PREFILL_TOKENS, Decoder, Forward
+from .cache import MakeCache
+from .decoding import PREFILL_TOKENS, Changes, Decoder, Forward
 from .latents import latents_of
 from .work import (
     Check,
@@ -51,6 +52,7 @@ class HfEngine:
         self._batch_size = batch_size
         self._rows: list[Row] = []
         self._thinker: Thinker | None = None
+        self._make_cache: MakeCache | None = None
         self.identity = identity
         self.capabilities = ENGINES["hf"].capabilities
 
@@ -109,6 +111,11 @@ class HfEngine:
         self._thinker = thinker
         return self._think_in_words
 
+    def cache_with(self, make: Callable[[Any], Any]) -> Callable[[], None]:
+        """Let ``make`` give the caches until what is returned is called; see `CacheAccess`."""
+        self._make_cache = make
+        return self._cache_everything
+
     def close(self) -> None:
         """Drop the model."""
         self._model = None
@@ -117,10 +124,14 @@ class HfEngine:
 
     def _decoded(self, forward: Forward, requests: Iterable[Request]) -> Iterator[Trace]:
         with latents_of(self._model, self._thinker) as latents:
-            yield from Decoder(forward, self._desk, self._batch_size, latents).run(requests)
+            changes = Changes(latents, self._make_cache)
+            yield from Decoder(forward, self._desk, self._batch_size, changes).run(requests)
 
     def _think_in_words(self) -> None:
         self._thinker = None
+
+    def _cache_everything(self) -> None:
+        self._make_cache = None
 
     def _forward(self) -> Forward:
         check_open(self._model is None, "hf")
