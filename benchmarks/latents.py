@@ -2,10 +2,10 @@
 
     python -m benchmarks.latents [--seeds 0 1 2] [--out FOLDER] [--train 20000] [--json FILE]
 
-All students are trained from the embedded reasoner on the same rows: problems with numbers up to 20, as thought each
-step restated and its equation. Explicit thinking, thinking cut at the passes of CoLaR-5, Soft Thinking on the explicit
-student, CoLaR, Latent-SFT, Coconut, iCoT; greedy, each seed with test problems of its own. What is found is not made
-again.
+All students are trained from the embedded reasoner on the same rows: problems with numbers up to 20, an equation per
+step as thought, and the bare number as answer. Explicit thinking, thinking cut at the passes of CoLaR-5, Soft Thinking
+on the explicit student, CoLaR, Latent-SFT, Coconut, iCoT; greedy, each seed with test problems of its own. What is
+found is not made again.
 Goals: CoLaR-2 and Latent-SFT-2 keep 90% of explicit accuracy at 55% of its passes; CoLaR-5 beats cut thinking by 10
 points.
 """
@@ -18,12 +18,9 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tyro
-
-if TYPE_CHECKING:
-    from cot.embedded import EmbeddedProblem
 
 BENCHMARK = "embedded:small"
 ROWS = "rows.jsonl"
@@ -116,17 +113,13 @@ def write_rows(path: Path, count: int) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = []
-    for problem in make_problems("train", count, seed=31, largest=EMBEDDED[BENCHMARK].largest):
-        text = f"<think>{_thought(problem)}</think>\\boxed{{{problem.answer}}}"
+    kind = EMBEDDED[BENCHMARK]
+    for problem in make_problems("train", count, seed=31, steps=kind.steps, largest=kind.largest):
+        thought = " ".join(f"So {equation}." for equation in problem.equations)
+        text = f"<think>{thought}</think>{problem.answer}"
         turns = [asdict(turn) for turn in prompt(problem.record())]
         lines.append({"id": problem.id, "prompt": turns, "completion": [{"role": "assistant", "content": text}]})
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def _thought(problem: EmbeddedProblem) -> str:
-    """Each step restated, then its equation; nothing is left to chance, so that all students learn the same text."""
-    steps = zip(problem.facts, problem.equations, strict=True)
-    return " ".join(f"Now {fact}. So {equation}." for fact, equation in steps)
 
 
 def figures(folder: Path) -> dict[str, dict[str, float]]:

@@ -113,6 +113,23 @@ def random_table(shape: tuple[int, int], seed: int) -> HeadTable:
     return _ranked_table(order, shape, "random", {"seed": seed})
 
 
+def agreement(one: HeadTable, other: HeadTable, sparsity: float) -> dict[str, float]:
+    """Spearman's correlation of two rankings, and the share of kept heads that both keep.
+
+    Raises:
+        BadInput: tables of different shapes.
+    """
+    other.check(*one.shape)
+    places = [{head: at for at, head in enumerate(table.ranked())} for table in (one, other)]
+    count = len(places[0])
+    apart = sum((places[0][head] - places[1][head]) ** 2 for head in places[0])
+    first, second = (table.ranked()[: round((1 - sparsity) * count)] for table in (one, other))
+    return {
+        "spearman": 1 - 6 * apart / max(1, count * (count**2 - 1)),
+        "overlap": len(set(first) & set(second)) / max(1, len(first)),
+    }
+
+
 def save_table(table: HeadTable, path: Path) -> None:
     """Write ``path``: .tsv or .txt as bare text, else safetensors.
 

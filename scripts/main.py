@@ -56,6 +56,8 @@ COMMANDS: dict[tuple[str, ...], Entry] = {
     ("train", "icot"): Entry("train_latent", "TrainIcot", "teach a model to answer without thinking (iCoT)"),
     ("train", "coconut"): Entry("train_latent", "TrainCoconut", "teach a model to think in hidden states (Coconut)"),
     ("heads", "find"): Entry("heads_find", "HeadsFind", "score KV heads by how much reasoning needs them (RLKV)"),
+    ("heads", "show"): Entry("heads_show", "HeadsShow", "which heads a table ranks first, as text and heat map"),
+    ("heads", "plan"): Entry("heads_plan", "HeadsPlan", "memory of a KV cache by plan, without loading weights"),
     ("train", "embedded"): Entry("train_embedded", "TrainEmbedded", "train the reasoner that ships with laconic"),
 }
 
