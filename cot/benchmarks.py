@@ -26,7 +26,7 @@ EMBEDDED: Mapping[str, EmbeddedKind] = {
     "embedded:easy": EmbeddedKind((2, 3)),
     "embedded:default": EmbeddedKind(),
     "embedded:hard": EmbeddedKind((5, 6)),
-    "embedded:small": EmbeddedKind(largest=20),
+    "embedded:small": EmbeddedKind((3, 6), 20),
 }
 
 EMBEDDED_COUNT = 300

@@ -46,6 +46,12 @@ METHODS: Mapping[str, MethodEntry] = {
     "latent-sft": MethodEntry("latent.latent_sft_task", "Superposed"),
     "asc": MethodEntry("steering.asc", "Asc"),
     "rlkv": MethodEntry("rl.head_method", "WindowedCache"),
+    "rpc": MethodEntry("rl.rpc", "Rpc"),
+    "streaming": MethodEntry("rl.baselines", "Streaming"),
+    "h2o": MethodEntry("rl.baselines", "HeavyHitters"),
+    "snapkv": MethodEntry("rl.baselines", "SnapKv"),
+    "r-kv": MethodEntry("rl.baselines", "RedundancyAware"),
+    "random-kv": MethodEntry("rl.baselines", "RandomKept"),
     "seal": MethodEntry("steering.seal", "Seal"),
 }
 

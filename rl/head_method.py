@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from cot.engine import CacheAccess, Engine, ModelAccess
+from cot.engine import Engine
 from cot.method import Method
-from eval_math.errors import BadInput
 from eval_math.records import Json
 
+from .forgetting import caching
 from .head_table import HeadTable, Kept, load_table, random_table
 from .windows import WindowedHeads, head_grid
 
@@ -42,11 +41,16 @@ class WindowedCache(Method):
 
     def attach(self, engine: Engine) -> AbstractContextManager[Any]:
         """Decode with the smaller cache."""
+        from .gates import Window
+        from .head_cache import ATTENTION, register, two_group_cache
+
         kept = self.kept(engine)
         if self.reference:
             windowed = tuple((at, head) for at, row in enumerate(kept) for head, keeps in enumerate(row) if not keeps)
             return WindowedHeads(windowed, self.sink, self.recent).attach(engine)
-        return self._cached(engine, kept)
+        window = Window(self.sink, self.recent)
+        register()
+        return caching(engine, lambda model: two_group_cache(kept, window), ATTENTION)
 
     def fingerprint(self) -> dict[str, Json]:
         """The table by its scores."""
@@ -64,24 +68,6 @@ class WindowedCache(Method):
         table = self._read() if seed is None else random_table((layers, heads), seed)
         table.check(layers, heads, engine.identity.model_hash)
         return table.kept(self.sparsity, floor=self.floor)
-
-    @contextmanager
-    def _cached(self, engine: Engine, kept: Kept) -> Iterator[None]:
-        from .gates import Window
-        from .head_cache import ATTENTION, register, two_group_cache
-
-        if not (isinstance(engine, CacheAccess) and isinstance(engine, ModelAccess)):
-            raise BadInput(f"engine {engine.identity.engine!r} keeps its own cache; use engine hf")
-        window = Window(self.sink, self.recent)
-        register()
-        before = engine.apply_model(lambda model: model.config._attn_implementation)
-        undo = engine.cache_with(lambda model: two_group_cache(kept, window))
-        try:
-            engine.apply_model(lambda model: model.set_attn_implementation(ATTENTION))
-            yield
-        finally:
-            undo()
-            engine.apply_model(lambda model: model.set_attn_implementation(before))
 
     def _seed(self) -> int | None:
         kind, _, seed = self.table.partition(":")
