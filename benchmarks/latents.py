@@ -39,8 +39,8 @@ class Latents:
     """Rows."""
     test: int = 500
     """Test problems per seed."""
-    epochs: float = 2.0
-    """Passes over the rows; explicit thinking needs less and gets a half."""
+    epochs: float = 1.6
+    """Passes over the rows; explicit thinking needs less and gets a quarter."""
     engine: str = "hf"
     """Engine of the runs."""
     only: tuple[str, ...] = ("explicit", "colar-2", "colar-5", "latent-sft-2", "latent-sft-4", "coconut", "icot")
@@ -67,10 +67,11 @@ class Student:
     """Of the epochs."""
 
 
+COLAR = ("colar", "--learning-rate", "2e-3", "--latent-weight", "10")
 STUDENTS = {
-    "explicit": Student(("sft", "--learning-rate", "3e-4"), {"explicit": "none", "soft": "soft"}, 1 / 2),
-    "colar-2": Student(("colar", "--rates", "2", "--learning-rate", "1e-3"), {"colar-2": "colar:rate=2"}),
-    "colar-5": Student(("colar", "--rates", "5", "--learning-rate", "1e-3"), {"colar-5": "colar:rate=5"}),
+    "explicit": Student(("sft", "--learning-rate", "3e-4"), {"explicit": "none", "soft": "soft"}, 1 / 4),
+    "colar-2": Student((*COLAR, "--rates", "2"), {"colar-2": "colar:rate=2"}),
+    "colar-5": Student((*COLAR, "--rates", "5"), {"colar-5": "colar:rate=5", "colar-5-half": "colar:rate=5,stop=half"}),
     "latent-sft-2": Student(
         ("latent-sft", "--rate", "2", "--stages", "union", "--learning-rate", "7e-4"), {"latent-sft-2": "latent-sft"}
     ),
