@@ -73,6 +73,7 @@ class EvictingLayer(CacheLayerMixin):
         self.columns = self.stop = 0
         self.held: list[int] = []
         self.prompts: list[int] = []
+        self.seen: list[int] = []
         self.rounds: list[int] = []
         self.newest: Tensor | None = None
         self.weights: Tensor | None = None
@@ -136,8 +137,8 @@ class EvictingLayer(CacheLayerMixin):
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep the rows ``indices``, in that order."""
         chosen = indices.tolist()
-        self.held, self.prompts, self.rounds = (
-            [each[at] for at in chosen] for each in (self.held, self.prompts, self.rounds)
+        self.held, self.prompts, self.seen, self.rounds = (
+            [each[at] for at in chosen] for each in (self.held, self.prompts, self.seen, self.rounds)
         )
         for name in ("keys", "values", "newest", "weights"):
             tensor = getattr(self, name)
@@ -153,6 +154,7 @@ class EvictingLayer(CacheLayerMixin):
                 setattr(self, name, pad(torch.cat(pair), (0, 0, 0, room)))
         self.newest = torch.cat([_widened(layer._queries(), self.rule.queries) for layer in (self, other)])
         self.held, self.prompts = self.held + other.held, self.prompts + other.prompts
+        self.seen = self.seen + other.seen
         self.rounds, self.columns, self.stop = self.rounds + other.rounds, columns, width
 
     def trim(self, columns: int) -> None:
@@ -170,7 +172,7 @@ class EvictingLayer(CacheLayerMixin):
     def _open(self, keys: Tensor, values: Tensor, mask: Tensor | None) -> None:
         rows, heads, columns, _ = keys.shape
         counts = [columns] * rows if mask is None else mask[:, 0, -1].expand(rows, -1).sum(-1).tolist()
-        self.held, self.prompts, self.rounds = list(counts), list(counts), [0] * rows
+        self.held, self.prompts, self.seen, self.rounds = list(counts), list(counts), list(counts), [0] * rows
         self.keys, self.values = (pad(states, (0, 0, 0, ROOM)) for states in (keys, values))
         self.stop = columns
         self.weights = keys.new_zeros(rows, heads, columns, 1, dtype=torch.float32) if self.rule.weighs else None
@@ -183,7 +185,7 @@ class EvictingLayer(CacheLayerMixin):
             assert buffer is not None
             buffer[:, :, self.stop] = states[:, :, 0]
         self.stop += 1
-        self.held = [n + 1 for n in self.held]
+        self.held, self.seen = [n + 1 for n in self.held], [n + 1 for n in self.seen]
         if self.rule.weighs:
             self.weights = pad(self._weights(), (0, 0, 0, 1))
 
@@ -224,7 +226,10 @@ class EvictingLayer(CacheLayerMixin):
         n = self.held[row]
         keys = self._kept(self.keys)[row]
         weights = self._weights()[row, :, -n:, 0] if self.rule.weighs else keys.new_zeros(keys.shape[0], n)
-        past = Past(keys[:, keys.shape[1] - n :], self._queries()[row], weights, self.prompts[row], self.rounds[row],
+        # Queries of padding are none.
+        queries = self._queries()[row]
+        queries = queries[:, queries.shape[1] - min(queries.shape[1], self.seen[row]) :]
+        past = Past(keys[:, keys.shape[1] - n :], queries, weights, self.prompts[row], self.rounds[row],
                     self.layer)  # fmt: skip
         return self.rule.keep(past)
 
