@@ -27,6 +27,7 @@ EMBEDDED: Mapping[str, EmbeddedKind] = {
     "embedded:default": EmbeddedKind(),
     "embedded:hard": EmbeddedKind((5, 6)),
     "embedded:small": EmbeddedKind((3, 6), 20),
+    "embedded:mixed": EmbeddedKind((1, 6)),
 }
 
 EMBEDDED_COUNT = 300

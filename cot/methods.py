@@ -39,6 +39,7 @@ METHODS: Mapping[str, MethodEntry] = {
     "deer": MethodEntry("cot.deer", "Deer"),
     "c3ot": MethodEntry("cot.c3ot", "Conditioned"),
     "tokenskip": MethodEntry("cot.tokenskip", "AskedRatio"),
+    "router": MethodEntry("cot.router.method", "Router"),
     "soft": MethodEntry("latent.soft", "SoftThinking"),
     "moi": MethodEntry("latent.moi", "MixtureOfInputs"),
     "latent": MethodEntry("latent.thinking", "Latent"),

@@ -58,6 +58,8 @@ COMMANDS: dict[tuple[str, ...], Entry] = {
     ("heads", "find"): Entry("heads_find", "HeadsFind", "score KV heads by how much reasoning needs them (RLKV)"),
     ("heads", "show"): Entry("heads_show", "HeadsShow", "which heads a table ranks first, as text and heat map"),
     ("heads", "plan"): Entry("heads_plan", "HeadsPlan", "memory of a KV cache by plan, without loading weights"),
+    ("route", "fit"): Entry("route_fit", "RouteFit", "learn from runs which questions are worth thinking about"),
+    ("route", "eval"): Entry("route_eval", "RouteEval", "what a router saves and loses on other runs"),
     ("train", "embedded"): Entry("train_embedded", "TrainEmbedded", "train the reasoner that ships with laconic"),
 }
 
