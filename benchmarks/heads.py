@@ -1,6 +1,6 @@
 """Which heads does reasoning need? Accuracy when a share of KV heads keeps a window, by ways to rank them.
 
-    python -m benchmarks.heads --tables rlkv-0=FILE rlkv-1=FILE ablation=FILE ... [--problems 500] [--out FILE]
+    python -m benchmarks.heads --tables rlkv-0 FILE rlkv-1 FILE ablation FILE ... [--problems 500] [--out FILE]
 
 The embedded reasoner on held-out problems, greedy, in the two-group cache; every table also inverted, and random
 rankings as null baseline (`--draws`, each on a share of the problems). What stands in --out is not run again.
@@ -100,7 +100,7 @@ def _measured(command: Heads, engine: Any, spec: str, count: int) -> dict[str, A
     requests = [Request(each.id, 0, prompt(each), sampling=sampling) for each in problems.values()]
     method = parse_method(spec)
     with method.attach(engine):
-        traces = list(method.drive(engine, requests))
+        traces: list[Any] = list(method.drive(engine, requests))
     whole = 2 * 4 * 4 * 64 * 4
     return {
         "correct": [grade_trace(trace, problems[trace.problem_id]).correct for trace in _sorted(traces)],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -27,14 +28,14 @@ class Tags:
 
 
 @dataclass(frozen=True)
-class Untrained(Method):
+class Untrained(Method, ABC):
     """Latent thinking by a rule alone; subclasses give the `Thinker`."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"generate", "latent"})
 
+    @abstractmethod
     def thinker(self, table: Tensor, tags: Tags) -> Thinker:
         """What takes the steps; ``table`` is the input embedding (vocabulary, d)."""
-        raise NotImplementedError
 
     def attach(self, engine: Engine) -> AbstractContextManager[Any]:
         """Let the thinker take the steps."""

@@ -13,6 +13,7 @@ stay, the rest are those that score highest, by head.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -79,9 +80,9 @@ class BudgetRule(Forgetting):
         chosen = best(self.scores(past)[:, first : n - self.recent], self.budget - self.recent)
         return around(first, chosen, self.recent, n)
 
+    @abstractmethod
     def scores(self, past: Past) -> Tensor:
         """Of all states (KV heads, n): the higher, the longer it stays."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

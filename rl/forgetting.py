@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -18,14 +19,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Forgetting(Method):
+class Forgetting(Method, ABC):
     """A smaller KV cache by a rule; subclasses give the rule."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"generate", "sparse_kv"})
 
+    @abstractmethod
     def rule(self) -> Evicts:
         """What is forgotten, and when."""
-        raise NotImplementedError
 
     def check(self, engine: Engine) -> None:
         """Refuse a model whose keys are not of heads in this process."""

@@ -394,7 +394,7 @@ def test_a_disk_that_is_full_at_the_end_leaves_no_part_of_a_file(tmp_path, sourc
     with pytest.raises(StoreError, match="No space left"):
         make(job(source, tmp_path / "a", student), ScriptedWriter())
     assert not [*(tmp_path / "a").glob("train.jsonl"), *(tmp_path / "a").glob(".*.tmp")]
-    monkeypatch.undo()
+    monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr("cot.datagen.dataset.write_json", no_statistics)
     with pytest.raises(StoreError, match=r"stats\.json: no space"):
         make(job(source, tmp_path / "b", student), ScriptedWriter())
