@@ -60,6 +60,7 @@ COMMANDS: dict[tuple[str, ...], Entry] = {
     ("heads", "plan"): Entry("heads_plan", "HeadsPlan", "memory of a KV cache by plan, without loading weights"),
     ("route", "fit"): Entry("route_fit", "RouteFit", "learn from runs which questions are worth thinking about"),
     ("route", "eval"): Entry("route_eval", "RouteEval", "what a router saves and loses on other runs"),
+    ("route", "serve"): Entry("route_serve", "RouteServe", "an OpenAI-compatible proxy that thinks only when it pays"),
     ("train", "embedded"): Entry("train_embedded", "TrainEmbedded", "train the reasoner that ships with laconic"),
 }
 

@@ -1,93 +1,64 @@
-"""Counters and histograms in Prometheus' text format; labels take few values by construction, never a prompt."""
+"""Counts and times of the proxy, as Prometheus reads them."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections import Counter
 from dataclasses import dataclass, field
 
-SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
-
-
-@dataclass
-class Counter:
-    """A sum per combination of labels."""
-
-    name: str
-    about: str
-    labels: tuple[str, ...] = ()
-    kind: str = "counter"
-    values: dict[tuple[str, ...], float] = field(default_factory=dict)
-
-    def add(self, *labels: str, by: float = 1.0) -> None:
-        """Add ``by`` at these labels."""
-        self.values[labels] = self.values.get(labels, 0.0) + by
-
-    def lines(self) -> Iterator[str]:
-        """The exposition of this metric."""
-        yield f"# HELP {self.name} {self.about}"
-        yield f"# TYPE {self.name} {self.kind}"
-        for labels, value in (self.values or ({} if self.labels else {(): 0.0})).items():
-            yield f"{self.name}{_braces(zip(self.labels, labels, strict=True))} {value:g}"
+BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 120.0)
+"""Seconds."""
 
 
 @dataclass
 class Histogram:
-    """How many seconds something took."""
+    """Times in buckets."""
 
-    name: str
-    about: str
-    bounds: tuple[float, ...] = SECONDS
-    counts: list[int] = field(default_factory=list)
+    counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))
     total: float = 0.0
 
-    def __post_init__(self) -> None:
-        self.counts = [0] * (len(self.bounds) + 1)
-
     def observe(self, seconds: float) -> None:
-        """Note one duration."""
-        self.counts[bisect_left(self.bounds, seconds)] += 1
+        """One more."""
+        self.counts[bisect_left(BUCKETS, seconds)] += 1
         self.total += seconds
 
-    def lines(self) -> Iterator[str]:
-        """The exposition of this metric; buckets are cumulative."""
-        yield f"# HELP {self.name} {self.about}"
-        yield f"# TYPE {self.name} histogram"
-        below = 0
-        for bound, count in zip([f"{b:g}" for b in self.bounds] + ["+Inf"], self.counts, strict=True):
+    def lines(self, name: str) -> list[str]:
+        """Cumulative buckets, sum and count."""
+        found, below = [], 0
+        for limit, count in zip((*map(str, BUCKETS), "+Inf"), self.counts, strict=True):
             below += count
-            yield f'{self.name}_bucket{{le="{bound}"}} {below}'
-        yield f"{self.name}_sum {self.total:.9g}"
-        yield f"{self.name}_count {below}"
+            found.append(f'{name}_bucket{{le="{limit}"}} {below}')
+        return [*found, f"{name}_sum {self.total:.6f}", f"{name}_count {below}"]
 
 
+@dataclass
 class Metrics:
-    """All that the proxy counts."""
+    """All of them."""
 
-    def __init__(self) -> None:
-        self.requests = Counter("laconic_route_requests_total", "Requests by answered status.", ("status",))
-        self.decisions = Counter("laconic_route_decisions_total", "Routed requests.", ("route", "reason"))
-        self.fallbacks = Counter("laconic_route_fallback_total", "Requests the router did not judge.", ("reason",))
-        self.bypasses = Counter("laconic_route_bypass_total", "Requests for auto left unrouted.", ("reason",))
-        self.upstream_errors = Counter("laconic_route_upstream_errors_total", "Errors upstream.", ("code",))
-        self.tokens = Counter("laconic_route_tokens_total", "Tokens as the upstream counts them.", ("route", "kind"))
-        self.cache = Counter("laconic_route_cache_total", "Look-ups in the cache.", ("outcome",))
-        self.disconnects = Counter("laconic_route_client_disconnects_total", "Clients gone before their answer.")
-        self.inflight = Counter("laconic_route_inflight", "Requests now upstream.", kind="gauge")
-        self.waiting = Counter("laconic_route_waiting", "Requests now waiting for a place.", kind="gauge")
-        self.router_seconds = Histogram("laconic_route_decision_seconds", "Time to decide.")
-        self.first_byte_seconds = Histogram("laconic_route_first_byte_seconds", "From the call to its first byte.")
-        self.upstream_seconds = Histogram("laconic_route_upstream_seconds", "From the call to its last byte.")
+    decisions: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By route and reason."""
+    answers: Counter[int] = field(default_factory=Counter)
+    """By status code."""
+    upstream_errors: Counter[str] = field(default_factory=Counter)
+    router_seconds: Histogram = field(default_factory=Histogram)
+    first_byte_seconds: Histogram = field(default_factory=Histogram)
+    inflight: int = 0
 
     def text(self) -> str:
-        """What a scrape is answered."""
-        return "\n".join(line for metric in vars(self).values() for line in metric.lines()) + "\n"
-
-
-def _braces(pairs: Iterable[tuple[str, str]]) -> str:
-    inside = ",".join(f'{name}="{_escaped(value)}"' for name, value in pairs)
-    return f"{{{inside}}}" if inside else ""
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+        """The exposition format."""
+        lines = ["# TYPE laconic_decisions_total counter"]
+        lines += [
+            f'laconic_decisions_total{{route="{route}",reason="{reason}"}} {count}'
+            for (route, reason), count in sorted(self.decisions.items())
+        ]
+        lines.append("# TYPE laconic_answers_total counter")
+        lines += [f'laconic_answers_total{{code="{code}"}} {count}' for code, count in sorted(self.answers.items())]
+        lines.append("# TYPE laconic_upstream_errors_total counter")
+        lines += [
+            f'laconic_upstream_errors_total{{kind="{kind}"}} {count}'
+            for kind, count in sorted(self.upstream_errors.items())
+        ]
+        for name, histogram in (("router", self.router_seconds), ("first_byte", self.first_byte_seconds)):
+            lines += [f"# TYPE laconic_{name}_seconds histogram", *histogram.lines(f"laconic_{name}_seconds")]
+        lines += ["# TYPE laconic_inflight gauge", f"laconic_inflight {self.inflight}"]
+        return "\n".join(lines) + "\n"
