@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -64,5 +65,13 @@ def shown(report: RouterReport) -> str:
 
 
 def figures(report: RouterReport) -> dict[str, Any]:
-    """As JSON."""
-    return asdict(report)
+    """As JSON; what is undefined (APGR where the dearest route is not the better one) is null."""
+    return _plain(asdict(report))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

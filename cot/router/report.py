@@ -119,8 +119,19 @@ def _rule(name: str, accuracy: Floats, tokens: Floats, dear: Floats) -> Rule:
 
 
 def _oracle_at(table: RouteTable, accuracy: float) -> tuple[float, float]:
-    """Least tokens at which the oracle is as accurate."""
-    curve = oracle_of(table)
-    at = np.flatnonzero(curve.accuracy >= accuracy - 1e-12)
-    place = int(at[0]) if len(at) else int(curve.accuracy.argmax())
-    return float(curve.accuracy[place]), float(curve.tokens[place])
+    """Accuracy and tokens of one who knows what every route brings: the fewest tokens at which it is as accurate.
+
+    By Lagrange: each question takes the route with the highest success minus a price for its tokens; the highest price
+    that is accurate enough is found by bisection.
+    """
+    rows = np.arange(len(table.ids))
+
+    def bought(log_price: float) -> tuple[float, float]:
+        at = (table.success - np.exp(log_price) * table.tokens).argmax(1)
+        return float(table.success[rows, at].mean()), float(table.tokens[rows, at].mean())
+
+    low, high = np.log(1e-9), np.log(10.0)
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if bought(middle)[0] >= accuracy - 1e-12 else (low, middle)
+    return bought(low)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from laconic_cli.route_eval import figures
 
 from cot.router.artefact import FILE, load_router, read_router, save_router
 from cot.router.curve import apgr, auroc, calibration_error, cpt, curve_of, oracle_of, resampled
@@ -103,6 +104,27 @@ def test_tokens_are_saved_within_the_loss_that_was_allowed(table):
     assert report.saved.low > 0.2 and report.loss.value < 0.03
     assert {rule.name for rule in report.rules} == {"always nothink", "always think", "router", "oracle"}
     assert 0 < report.oracle_share <= 1.0
+
+
+def test_an_oracle_over_three_routes_is_no_worse_than_any_of_them(table):
+    middle = replace(
+        table,
+        routes=("nothink", "brief", "think"),
+        success=np.insert(table.success, 1, 1.0, axis=1),
+        tokens=np.insert(table.tokens, 1, 30.0, axis=1),
+        samples=np.ones((300, 3)),
+    )
+    report = evaluate_router(middle, LiveRouter(fit_router(middle, RouterConfig())), 50)
+    rules = {rule.name: rule for rule in report.rules}
+    assert rules["oracle"].accuracy >= rules["router"].accuracy - 1e-9
+    assert rules["oracle"].tokens <= rules["router"].tokens + 1e-9
+
+
+def test_figures_without_a_better_route_are_null(table):
+    level = replace(table, success=np.ones_like(table.success))
+    report = evaluate_router(level, LiveRouter(fit_router(level, RouterConfig())), 20)
+    shown = figures(report)
+    assert json.dumps(shown, allow_nan=False) and shown["areas"]["APGR, calls"]["value"] is None
 
 
 @pytest.mark.parametrize(("aim", "value"), [("budget", 100.0), ("min_accuracy", 0.85), ("price", 0.3)])
