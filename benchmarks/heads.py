@@ -20,7 +20,7 @@ from typing import Any
 
 import tyro
 
-HEADS = ("ranking", "sparsity", "accuracy %", "tokens", "cut off", "KV bytes of whole")
+HEADS = ("ranking", "sparsity", "accuracy %", "tokens", "cut off")
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,7 @@ def run(command: Heads) -> int:
             print(json.dumps(known[key]), file=sys.stderr, flush=True)
     print(" | ".join(HEADS))
     for name, sparsity, figures in _rows(command, known):
-        print(
-            f"{name} | {sparsity} | {figures['accuracy']} | {figures['tokens']:.0f} | {figures['cut_off']:.1f}% | "
-            f"{100 * figures['bytes_share']:.0f}%"
-        )
+        print(f"{name} | {sparsity} | {figures['accuracy']} | {figures['tokens']:.0f} | {figures['cut_off']:.1f}%")
     return 0
 
 
@@ -101,15 +98,10 @@ def _measured(command: Heads, engine: Any, spec: str, count: int) -> dict[str, A
     method = parse_method(spec)
     with method.attach(engine):
         traces: list[Any] = list(method.drive(engine, requests))
-    whole = 2 * 4 * 4 * 64 * 4
     return {
         "correct": [grade_trace(trace, problems[trace.problem_id]).correct for trace in _sorted(traces)],
         "tokens": statistics.mean(len(trace.token_ids) for trace in traces),
         "cut_off": 100 * statistics.mean(trace.finish == "length" for trace in traces),
-        "bytes_share": statistics.mean(
-            min(1.0, trace.provenance.get("kv_bytes", 1e12) / (whole * (trace.n_prompt_tokens + len(trace.token_ids))))
-            for trace in traces
-        ),
     }
 
 
