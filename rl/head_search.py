@@ -12,6 +12,7 @@ from cot.chat import model_hash, resolve_model
 from eval_math.errors import BadInput
 from eval_math.files import read_rows, write_atomic
 from eval_math.records import Json, Problem
+from eval_math.report.curve import Axes, draw_curves
 
 from .curriculum import Solved, draw_by_length, solved
 from .gates import Window, gated
@@ -21,7 +22,7 @@ from .policies import live_engine, load_whole
 from .rlkv import GatedPolicy, Rlkv, RlkvConfig
 
 Way = Literal["rlkv", "ablation", "distillation"]
-TABLE, TEXT, SOLVED = "heads.safetensors", "heads.tsv", "solved.jsonl"
+TABLE, TEXT, SOLVED, CURVES = "heads.safetensors", "heads.tsv", "solved.jsonl", "curves.svg"
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,18 @@ def _score(
     if isinstance(config, Window):
         return ablate(policy, found, out)
     if isinstance(config, RlkvConfig):
-        Rlkv(policy, [each.problem for each in found], config, out).run()
+        rounds = Rlkv(policy, [each.problem for each in found], config, out).run()
     else:
-        Distillation(policy, found, config, out).run()
+        rounds = Distillation(policy, found, config, out).run()
+    write_atomic(out / CURVES, _curves(rounds))
     return [[float(value) for value in row] for row in policy.gates.values.detach()]
+
+
+def _curves(rounds: Sequence[Mapping[str, float]]) -> str:
+    """Reward or error, and the mean gate, by round."""
+    shown = [name for name in ("reward", "error", "gate_mean") if name in rounds[0]]
+    lines = {name.replace("_", " "): [(row["update"], row[name]) for row in rounds] for name in shown}
+    return draw_curves(lines, Axes("Search for heads", "round", "reward, error, mean gate"))
 
 
 def _solved(search: HeadSearch, engine: Any, max_tokens: int) -> list[Solved]:

@@ -214,5 +214,6 @@ def test_a_search_writes_a_table_of_its_model(problems, tmp_path, config):
     assert stored.scores == table.scores and table.shape == (4, 4)
     assert stored.provenance["model_hash"] and stored.kind in ("rlkv", "ablation")
     assert load_table(tmp_path / "heads.tsv").ranked() == table.ranked()
+    assert (tmp_path / "curves.svg").exists() == (config is SMALL)
     solved = [json.loads(line) for line in (tmp_path / "solved.jsonl").open()]
     assert len(solved) == 3 and all(row["said"] for row in solved)
