@@ -133,42 +133,6 @@ def features(router: FittedRouter, vectors: Floats, questions: Sequence[str], ca
     return _features(vectors, questions, categories, router.categories, router.scale)
 
 
-def fit_router(table: RouteTable, config: RouterConfig, encoder: TextEncoder | None = None) -> FittedRouter:
-    """Fit heads, calibration and price.
-
-    Raises:
-        BadInput: an aim that no price reaches.
-    """
-    encoder = encoder or open_encoder(config.encoder)
-    texts = [shortened(question) for question in table.questions]
-    vectors = encoder.encode(texts)
-    categories = tuple(sorted(set(table.categories) - {""}))
-    scale = _scale(vectors, texts)
-    x = _features(vectors, texts, table.categories, categories, scale)
-    folds = folds_of(table.questions, seed=config.seed)
-    strength = choose_strength(x, table.success, table.samples, folds)
-    logits = cross_fitted(lambda at: fit_success(x[at], table.success[at], table.samples[at], strength), x, folds)
-    log_tokens = cross_fitted(lambda at: fit_log_tokens(x[at], table.tokens[at], strength), x, folds)
-    platt = _platt(logits, table)
-    draft = FittedRouter(
-        config,
-        table.routes,
-        table.methods,
-        categories,
-        scale,
-        fit_success(x, table.success, table.samples, strength),
-        platt,
-        fit_log_tokens(x, table.tokens, strength),
-        0.0,
-        float(table.tokens[:, -1].mean()),
-    )
-    outside = Held(1 / (1 + np.exp(-(logits * platt[0] + platt[1]))), np.exp(log_tokens))
-    price = choose_price(draft, table, outside)
-    facts: dict[str, Json] = {"questions": len(table.ids), "strength": strength, "data": table.fingerprint(),
-                              "encoder": encoder.fingerprint(), "price": price}  # fmt: skip
-    return replace(draft, price=price, figures=facts)
-
-
 @dataclass(frozen=True)
 class Held:
     """Predictions (n, routes) for questions that the heads did not see."""
@@ -177,19 +141,62 @@ class Held:
     tokens: Floats
 
 
-def held_out(table: RouteTable, config: RouterConfig, encoder: TextEncoder | None = None) -> Held:
-    """Cross-fitted predictions of a table."""
+def fit_router(table: RouteTable, config: RouterConfig, encoder: TextEncoder | None = None) -> FittedRouter:
+    """Fit heads, calibration and price.
+
+    Raises:
+        BadInput: an aim that no price reaches.
+    """
     encoder = encoder or open_encoder(config.encoder)
+    found = _cross_fit(table, config, encoder)
+    draft = FittedRouter(
+        config,
+        table.routes,
+        table.methods,
+        found.categories,
+        found.scale,
+        fit_success(found.x, table.success, table.samples, found.strength),
+        found.platt,
+        fit_log_tokens(found.x, table.tokens, found.strength),
+        0.0,
+        float(table.tokens[:, -1].mean()),
+    )
+    price = choose_price(draft, table, found.held)
+    facts: dict[str, Json] = {"questions": len(table.ids), "strength": found.strength, "data": table.fingerprint(),
+                              "encoder": encoder.fingerprint(), "price": price}  # fmt: skip
+    return replace(draft, price=price, figures=facts)
+
+
+def held_out(table: RouteTable, config: RouterConfig, encoder: TextEncoder | None = None) -> Held:
+    """Cross-fitted, calibrated predictions of a table."""
+    return _cross_fit(table, config, encoder or open_encoder(config.encoder)).held
+
+
+@dataclass(frozen=True)
+class _CrossFit:
+    """Features of a table, and what its folds say."""
+
+    x: Floats
+    scale: Scale
+    categories: tuple[str, ...]
+    strength: float
+    platt: Floats
+    held: Held
+
+
+def _cross_fit(table: RouteTable, config: RouterConfig, encoder: TextEncoder) -> _CrossFit:
     texts = [shortened(question) for question in table.questions]
     vectors = encoder.encode(texts)
     categories = tuple(sorted(set(table.categories) - {""}))
-    x = _features(vectors, texts, table.categories, categories, _scale(vectors, texts))
+    scale = _scale(vectors, texts)
+    x = _features(vectors, texts, table.categories, categories, scale)
     folds = folds_of(table.questions, seed=config.seed)
     strength = choose_strength(x, table.success, table.samples, folds)
     logits = cross_fitted(lambda at: fit_success(x[at], table.success[at], table.samples[at], strength), x, folds)
-    platt = _platt(logits, table)
     tokens = cross_fitted(lambda at: fit_log_tokens(x[at], table.tokens[at], strength), x, folds)
-    return Held(1 / (1 + np.exp(-(logits * platt[0] + platt[1]))), np.exp(tokens))
+    platt = _platt(logits, table)
+    held = Held(1 / (1 + np.exp(-(logits * platt[0] + platt[1]))), np.exp(tokens))
+    return _CrossFit(x, scale, categories, strength, platt, held)
 
 
 def choose_price(router: FittedRouter, table: RouteTable, held: Held) -> float:

@@ -380,12 +380,10 @@ def test_dataset_is_whole_or_absent(tmp_path, source, student, monkeypatch):
 
 
 def test_a_disk_that_is_full_at_the_end_leaves_no_part_of_a_file(tmp_path, source, student, monkeypatch):
-    fsync = os.fsync
-
     def full(handle: int) -> None:
         if Path(f"/proc/self/fd/{handle}").readlink().name == ".train.jsonl.tmp":
             raise OSError(28, "No space left on device")
-        fsync(handle)
+        os.fdatasync(handle)
 
     def no_statistics(path: Path, value: object) -> None:
         raise StoreError(f"{path}: no space")
@@ -393,8 +391,8 @@ def test_a_disk_that_is_full_at_the_end_leaves_no_part_of_a_file(tmp_path, sourc
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StoreError, match="No space left"):
         make(job(source, tmp_path / "a", student), ScriptedWriter())
+    monkeypatch.undo()
     assert not [*(tmp_path / "a").glob("train.jsonl"), *(tmp_path / "a").glob(".*.tmp")]
-    monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr("cot.datagen.dataset.write_json", no_statistics)
     with pytest.raises(StoreError, match=r"stats\.json: no space"):
         make(job(source, tmp_path / "b", student), ScriptedWriter())

@@ -117,7 +117,9 @@ def test_a_client_that_leaves_ends_the_upstreams_work(served, upstream):
     body = {"model": "auto", "stream": True, "messages": [{"role": "user", "content": "slow " * 40}]}
     with httpx.stream("POST", f"{address}/v1/chat/completions", json=body, timeout=20) as answer:
         next(answer.iter_raw())
-    wait_for(lambda: upstream.cancelled > before and proxy.metrics.inflight == 0)
+    wait_for(lambda: proxy.metrics.inflight == 0)
+    wait_for(lambda: upstream.cancelled > before)
+    assert upstream.cancelled == before + 1
 
 
 def test_errors_of_the_upstream_pass_through(address):
