@@ -111,3 +111,9 @@ def test_a_shadowed_package_is_named(tmp_path):
     (tmp_path / "rl.py").write_text("x = 1\n")
     done = laconic("eval", "--benchmark", "gsm8k", env={"PYTHONPATH": str(tmp_path)})
     assert done.returncode == 2 and str(tmp_path / "rl.py") in done.stderr
+
+
+def test_test_files_have_names_of_their_own():
+    """pytest imports test files by their names alone: two of one name cannot be collected together."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
+    assert sorted(names) == sorted(set(names))
