@@ -33,8 +33,8 @@ class LatentServing:
 
     model: Path
     """Folder of a trained latent reasoner."""
-    problems: Path | None = None
-    """Questions, as JSON lines; default: the embedded benchmark."""
+    benchmark: str = "embedded:small"
+    """Questions: a benchmark, or a file of them; asked as the reasoner was taught."""
     requests: int = 500
     concurrent: int = 32
     pairs: int = 7
@@ -121,7 +121,7 @@ def _requests(command: LatentServing) -> list[Request]:
 def _problems(command: LatentServing) -> list[Problem]:
     from cot.benchmarks import load
 
-    return load(str(command.problems or "embedded"), split="test", limit=command.requests)
+    return load(command.benchmark, split="test", limit=command.requests)
 
 
 def _answers(engine: Any, method: Method, requests: Sequence[Request]) -> dict[str, Trace]:
