@@ -49,10 +49,10 @@ class Desk:
             async with asyncio.timeout(self._budget):
                 return await loop.run_in_executor(self._thread, router.decide, question, category)
         except TimeoutError:
-            return _fallback(router, "late")
+            return _fallback(router, "too slow")
         except Exception as error:  # noqa: BLE001 - whatever a router raises, the request is still answered
             logger.warning("the router failed (%s); the request takes the fallback", type(error).__name__)
-            return _fallback(router, "error")
+            return _fallback(router, "failed")
 
     def close(self) -> None:
         """Let the thread end after the decision it is at."""

@@ -7,6 +7,8 @@ a `Change` given by name.
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -53,7 +55,7 @@ def _template(**kwargs: Json) -> Change:
 FAMILIES: Mapping[str, Family] = {
     "qwen3": Family(
         # The 2507 models and QwQ have one mode each; their template has no switch.
-        matches=r"qwen-?3(?!.*(2507|coder|-embedding|-reranker))|^embedded$|laconic",
+        matches=r"qwen-?3(?!.*(2507|coder|-embedding|-reranker))|embedded(/model)?/?$",
         on=_template(enable_thinking=True),
         off=_template(enable_thinking=False),
         effort=("reasoning_effort",),
@@ -78,14 +80,14 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "openai": Family(
         # vLLM too: it derives `enable_thinking` from the effort where the caller's template arguments say nothing.
-        matches=r"^(gpt-5|o[134])",
+        matches=r"(^|/)(gpt-5|o[134]\b)",
         on=Change(merge={"reasoning_effort": "medium"}),
         off=Change(merge={"reasoning_effort": "none"}),
         effort=("reasoning_effort",),
         budget=(),
     ),
     "deepseek-api": Family(
-        matches=r"^deepseek-(chat|reasoner)$",
+        matches=r"(^|/)deepseek-(chat|reasoner)$",
         on=Change(merge={"thinking": {"type": "enabled"}}),
         off=Change(merge={"thinking": {"type": "disabled"}}),
         budget=(),
@@ -96,8 +98,7 @@ FAMILIES: Mapping[str, Family] = {
 
 def find_family(model: str) -> str:
     """Name of the family whose pattern is found in ``model``'s name, ``none`` where no pattern is."""
-    name = model.rstrip("/").rsplit("/", 1)[-1].lower()
-    return next((key for key, family in FAMILIES.items() if re.search(family.matches, name)), "none")
+    return next((key for key, family in FAMILIES.items() if re.search(family.matches, model.lower())), "none")
 
 
 def plan_changes(routes: Iterable[str], family: str, given: Mapping[str, Change]) -> dict[str, Change]:
@@ -128,7 +129,8 @@ def _named_change(route: str, family: str) -> Change:
     if found is None:
         raise BadInput(
             f"route {route!r}: a model of family {family!r} cannot be sent down it; name the family (--family, one of "
-            f"{', '.join(FAMILIES)}) or say in the --changes file what {route!r} changes in a request"
+            f"{', '.join(FAMILIES)}) or say what {route!r} writes into a request: "
+            f'--change {route} \'{{"reasoning_effort": "low"}}\''
         )
     return found
 
@@ -136,8 +138,10 @@ def _named_change(route: str, family: str) -> Change:
 def _steered(route: str, level: str) -> Change:
     try:
         scale = float(level)
-    except ValueError as error:
-        raise BadInput(f"route {route!r}: steer@SCALE with a number is expected, as in steer@0.5") from error
+    except ValueError:
+        scale = math.nan
+    if not math.isfinite(scale):
+        raise BadInput(f"route {route!r}: steer@SCALE with a finite number is expected, as in steer@0.5")
     return Change(merge={"vllm_xargs": {"steer_scale": scale}})
 
 
@@ -160,22 +164,19 @@ def merged(body: Mapping[str, Json], change: Mapping[str, Json]) -> dict[str, Js
     return result
 
 
-def read_changes(value: Json) -> dict[str, Change]:
-    """Changes by route from a JSON object ``{route: {"model": ..., "merge": {...}, "prefill": ...}}``.
+def read_change(route: str, text: str) -> Change:
+    """A change given as JSON {field: value}: merged into the body, ``model`` names another model.
 
     Raises:
-        BadInput: another shape; it names the route.
+        BadInput: no JSON object, or a model that is no text.
     """
-    if not isinstance(value, dict):
-        raise BadInput("--changes: an object of routes is expected, {route: {model, merge, prefill}}")
-    return {route: _read_change(route, entry) for route, entry in value.items()}
-
-
-def _read_change(route: str, entry: Json) -> Change:
-    known = {"model", "merge", "prefill"}
-    if not isinstance(entry, dict) or set(entry) - known:
-        raise BadInput(f"--changes: route {route!r} holds {entry!r}; an object with model, merge, prefill is expected")
-    model, merge, prefill = entry.get("model"), entry.get("merge", {}), entry.get("prefill", "")
-    if not (isinstance(model, str | None) and isinstance(merge, dict) and isinstance(prefill, str)):
-        raise BadInput(f"--changes: route {route!r}: model and prefill are texts, merge is an object; got {entry!r}")
-    return Change(model, merge, prefill)
+    try:
+        fields = json.loads(text)
+    except ValueError as error:
+        raise BadInput(f"route {route!r}: {text!r} is no JSON ({error})") from error
+    if not isinstance(fields, dict):
+        raise BadInput(f"route {route!r}: a JSON object of request fields is expected, {text!r} given")
+    model = fields.pop("model", None)
+    if not isinstance(model, str | None) or not isinstance(fields.get("chat_template_kwargs", {}), dict):
+        raise BadInput(f"route {route!r}: model is a text and chat_template_kwargs an object; {text!r} given")
+    return Change(model, fields)
