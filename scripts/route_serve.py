@@ -45,6 +45,8 @@ class RouteServe:
     """Longest time to decide; then the fallback is taken."""
     read_seconds: float = 600.0
     """Longest silence of the upstream; then 504."""
+    check: bool = True
+    """Send a short request down every route before the proxy opens."""
     cache: Literal["off", "exact", "near"] = "off"
     """Give greedy answers again: to the same request, or also where the question differs in nothing that matters."""
 
@@ -91,7 +93,7 @@ def configured(command: RouteServe, router: Decides) -> ProxyConfig:
 
     from cot.router.proxy import ProxyConfig
     from cot.router.proxy_families import find_family, plan_changes, read_change
-    from cot.router.proxy_upstream import first_model, refuse_unsteered
+    from cot.router.proxy_check import check_routes, first_model, refuse_unsteered
     from cot.router.semantic_cache import CacheConfig
 
     upstream_key = command.upstream_key or os.environ.get("LACONIC_UPSTREAM_KEY") or None
@@ -101,6 +103,8 @@ def configured(command: RouteServe, router: Decides) -> ProxyConfig:
     given = {name: read_change(name, text) for name, text in command.change.items()}
     changes = plan_changes([*router.routes, *(name for name in given if name not in router.routes)], family, given)
     refuse_unsteered(base, upstream_key, changes)
+    if command.check:
+        check_routes(base, upstream_key, model, changes)
     return ProxyConfig(
         command.upstream,
         model,

@@ -1,8 +1,8 @@
 """How each model family is told to think or not, as a table: a route's name becomes a change of the request's body.
 
 Route names: ``nothink``, ``think``, ``think@1024`` (a budget of thinking tokens), ``think@low`` (an effort),
-``steer@0.5`` (the scale of a steered server, `laconic steer serve`). Any other name needs an entry of its own:
-a `Change` given by name.
+``concise`` (a sentence behind the question), ``steer@0.5`` (the scale of a steered server, `laconic steer serve`).
+Any other name needs an entry of its own: a `Change` given by name.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from eval_math.errors import BadInput
 from eval_math.records import Json
+
+from ..prompting import Concise
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 EMPTY_THOUGHT = "<think>\n\n</think>\n\n"
@@ -30,6 +32,8 @@ class Change:
     """Merged into the body, objects key by key."""
     prefill: str = ""
     """Start of the answer, sent as an assistant's message that the model continues."""
+    suffix: str = ""
+    """Added to the end of the question, after a space."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ FAMILIES: Mapping[str, Family] = {
         off=_template(thinking=False),
     ),
     "r1": Family(
+        # R1's own template deletes what stands before </think> in an assistant's message, and vLLM then refuses it; it
+        # needs a template that keeps it, or one with a switch (then family qwen3): see docs/router_proxy.md.
         matches=r"r1-distill|deepseek-?r1",
         on=Change(),
         off=Change(prefill=EMPTY_THOUGHT),
@@ -116,7 +122,9 @@ def _named_change(route: str, family: str) -> Change:
     kind, _, level = route.partition("@")
     table = FAMILIES[family]
     found = None
-    if kind == "steer" and level:
+    if route == "concise":
+        found = Change(suffix=Concise().text)
+    elif kind == "steer" and level:
         found = _steered(route, level)
     elif kind == "nothink" and not level:
         found = table.off
@@ -146,7 +154,7 @@ def _steered(route: str, level: str) -> Change:
 
 
 def _with(change: Change, path: tuple[str, ...], value: Json) -> Change:
-    return Change(change.model, merged(change.merge, _nested(path, value)), change.prefill)
+    return replace(change, merge=merged(change.merge, _nested(path, value)))
 
 
 def _nested(path: tuple[str, ...], value: Json) -> dict[str, Json]:

@@ -72,10 +72,28 @@ def changed(body: Mapping[str, Json], change: Change, model: str) -> dict[str, J
     """The body with a route's change in it: model and route are written in, all else is as it came."""
     result = merged(body, change.merge) | {"model": change.model or model}
     messages = body.get("messages")
-    if change.prefill and isinstance(messages, list):
+    if not isinstance(messages, list):
+        return result
+    if change.suffix:
+        result["messages"] = messages = _with_suffix(messages, change.suffix)
+    if change.prefill:
         result["messages"] = [*messages, {"role": "assistant", "content": change.prefill}]
         result |= {"continue_final_message": True, "add_generation_prompt": False}
     return result
+
+
+def _with_suffix(messages: list[Json], suffix: str) -> list[Json]:
+    """The last turn of the user with ``suffix`` at its end, as text or as one more part."""
+    places = [at for at, turn in enumerate(messages) if isinstance(turn, dict) and turn.get("role") == "user"]
+    turn = messages[places[-1]] if places else None
+    if not isinstance(turn, dict):
+        return messages
+    content = turn.get("content")
+    if isinstance(content, str):
+        content = f"{content} {suffix}"
+    elif isinstance(content, list):
+        content = [*content, {"type": "text", "text": suffix}]
+    return [*messages[: places[-1]], {**turn, "content": content}, *messages[places[-1] + 1 :]]
 
 
 def encode(body: Mapping[str, Json]) -> bytes:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import httpx
 from starlette.types import Send
 
-from eval_math.errors import BadInput, EngineError
+from eval_math.errors import EngineError
 
 from .proxy_errors import Refusal
-from .proxy_families import Change
 from .proxy_metrics import Metrics
 
 Headers = list[tuple[bytes, bytes]]
@@ -175,42 +174,3 @@ def forwarded(headers: Headers, *, length: bool = False) -> Headers:
     dropped -= {b"content-length"} if length else set()
     lower = [(name.lower(), value) for name, value in headers]
     return [(name, value) for name, value in lower if name not in dropped and not name.startswith(b"x-router-")]
-
-
-def first_model(base: str, key: str | None) -> str:
-    """The first model that the upstream lists.
-
-    Raises:
-        BadInput: it lists none, or does not answer.
-    """
-    try:
-        found = _get(base, "/v1/models", key)
-        found.raise_for_status()
-        return str(found.json()["data"][0]["id"])
-    except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
-        raise BadInput(
-            f"{base} does not say what model it serves ({type(error).__name__}); start it first, or give --model"
-        ) from error
-
-
-def refuse_unsteered(base: str, key: str | None, changes: Mapping[str, Change]) -> None:
-    """Refuse routes that steer where the upstream cannot: a plain server would ignore them.
-
-    Raises:
-        BadInput: the upstream is no `laconic steer serve`.
-    """
-    steered = [name for name, change in changes.items() if "vllm_xargs" in change.merge]
-    if not steered:
-        return
-    try:
-        found = _get(base, "/steering", key)
-        found.raise_for_status()
-    except httpx.HTTPError as error:
-        raise BadInput(
-            f"route {steered[0]!r} steers, and {base} is no running `laconic steer serve` ({type(error).__name__})"
-        ) from error
-
-
-def _get(base: str, path: str, key: str | None) -> httpx.Response:
-    headers = {"authorization": f"Bearer {key}"} if key else {}
-    return httpx.get(base + path, headers=headers, timeout=5.0, trust_env=False)

@@ -47,8 +47,6 @@ class RouteTable:
     def __post_init__(self) -> None:
         if len(self.routes) < 2:
             raise BadInput(f"a router needs two routes or more; {len(self.routes)} given: {', '.join(self.routes)}")
-        if len(self.ids) < FEWEST:
-            raise BadInput(f"{len(self.ids)} questions have all routes; at least {FEWEST} are expected")
 
     @property
     def fold_names(self) -> tuple[str, ...]:
@@ -66,6 +64,20 @@ class RouteTable:
         truncated = self.truncated[at] if len(self.truncated) else self.truncated
         return RouteTable(ids, questions, categories, self.routes, *figures, self.methods, truncated, groups,
                           self.model)  # fmt: skip
+
+    def in_order(self, routes: Sequence[str]) -> RouteTable:
+        """The same with its routes in that order.
+
+        Raises:
+            BadInput: they are other routes.
+        """
+        if sorted(routes) != sorted(self.routes):
+            raise BadInput(f"the table has routes {', '.join(self.routes)}, the router {', '.join(routes)}")
+        at = [self.routes.index(name) for name in routes]
+        truncated = self.truncated[:, at] if self.truncated.size else self.truncated
+        figures = (self.success[:, at], self.tokens[:, at], self.samples[:, at])
+        return RouteTable(self.ids, self.questions, self.categories, tuple(routes), *figures, self.methods, truncated,
+                          self.groups, self.model)  # fmt: skip
 
     def fingerprint(self) -> str:
         """Hash of everything that a fit depends on, whatever the order of rows."""
@@ -215,6 +227,8 @@ def _table(
         raise BadInput(
             f"no question has all routes ({', '.join(found) or 'none given'}); run them on the same problems"
         )
+    if len(ids) < FEWEST:
+        raise BadInput(f"{len(ids)} questions have all routes; at least {FEWEST} are expected")
     _check_missing(found, len(ids), shared_only)
     names = sorted(found)
     means = [float(np.mean([found[route][name].tokens for name in ids])) for route in names]
