@@ -110,10 +110,10 @@ def serve_proxy(port: int, upstream: int, router: Path | None) -> None:
 
     from cot.router.artefact import load_router
     from cot.router.proxy import Proxy, ProxyConfig
-    from cot.router.proxy_families import Change
+    from cot.router.proxy_request import FAMILIES, RouteChange
 
     decides = load_router(router) if router else ByLength()
-    changes = {name: Change(merge={"chat_template_kwargs": {"enable_thinking": name}}) for name in decides.routes}
+    changes = {name: FAMILIES["template"].get(name, RouteChange({}, {})) for name in decides.routes}
     config = ProxyConfig(f"http://127.0.0.1:{upstream}", "m", changes)
     uvicorn.run(Proxy(decides, config).app(), port=port, log_level="critical", access_log=False)
 

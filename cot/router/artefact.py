@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from eval_math.errors import BadInput
 from eval_math.files import write_atomic, write_json
 
-from .calibration import Calibration
 from .fitted import FittedRouter, LiveRouter, RouterConfig, Scale
 from .heads import Linear
 from .table import Floats
 
-FORMAT = "laconic-router/2"
+FORMAT = "laconic-router/1"
 FILE, WEIGHTS = "router.json", "weights.safetensors"
 
 
@@ -32,11 +28,9 @@ def save_router(router: FittedRouter, folder: Path) -> None:
     from safetensors.numpy import save
 
     folder.mkdir(parents=True, exist_ok=True)
-    weights = save({name: np.ascontiguousarray(each) for name, each in _tensors(router).items()})
-    write_atomic(folder / WEIGHTS, weights)
+    write_atomic(folder / WEIGHTS, save({name: np.ascontiguousarray(each) for name, each in _tensors(router).items()}))
     about = {
         "format": FORMAT,
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "config": asdict(router.config),
         "routes": list(router.routes),
         "methods": dict(router.methods),
@@ -53,19 +47,30 @@ def read_router(folder: Path) -> FittedRouter:
     """Read a folder.
 
     Raises:
-        BadInput: none there, damaged, or of two fits.
+        BadInput: none there, or damaged.
     """
     from safetensors import SafetensorError
-    from safetensors.numpy import load
+    from safetensors.numpy import load_file
 
     try:
         about = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        tensors = load_file(folder / WEIGHTS)
         if about["format"] != FORMAT:
-            raise ValueError(f"format {about['format']!r} found, {FORMAT} expected")
-        weights = (folder / WEIGHTS).read_bytes()
-        if hashlib.sha256(weights).hexdigest() != about["weights_sha256"]:
-            raise ValueError(f"{WEIGHTS} is not the file that {FILE} belongs to")
-        return _router(about, load(weights))
+            raise BadInput(f"{folder}: format {about['format']!r} found, {FORMAT} expected")
+        scale = Scale(tensors["mean"], tensors["deviation"], tensors["middle"], float(about["far"]))
+        return FittedRouter(
+            RouterConfig(**about["config"]),
+            tuple(about["routes"]),
+            about["methods"],
+            tuple(about["categories"]),
+            scale,
+            Linear(tensors["success.weights"], tensors["success.bias"]),
+            tensors["platt"],
+            Linear(tensors["tokens.weights"], tensors["tokens.bias"]),
+            float(about["price"]),
+            float(about["dearest"]),
+            about["figures"],
+        )
     except FileNotFoundError as error:
         raise BadInput(f"{folder}: no router there ({error.filename}); `laconic route fit` makes one") from error
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -88,37 +93,14 @@ def load_router(folder: Path) -> LiveRouter:
     return LiveRouter(fitted)
 
 
-def _tensors(router: FittedRouter) -> dict[str, npt.NDArray[np.generic]]:
+def _tensors(router: FittedRouter) -> dict[str, Floats]:
     return {
         "mean": router.scale.mean,
         "deviation": router.scale.deviation,
-        "shares": router.scale.shares,
         "middle": router.scale.middle,
         "success.weights": router.success.weights,
         "success.bias": router.success.bias,
-        "calibration": router.calibration.numbers,
+        "platt": router.platt,
         "tokens.weights": router.log_tokens.weights,
         "tokens.bias": router.log_tokens.bias,
-        "by_category": router.by_category,
-        "seen": router.seen,
     }
-
-
-def _router(about: dict[str, Any], tensors: dict[str, Any]) -> FittedRouter:
-    config, price = RouterConfig(**about["config"]), about["price"]
-    middle: Floats = tensors["middle"]
-    return FittedRouter(
-        config,
-        tuple(about["routes"]),
-        about["methods"],
-        tuple(about["categories"]),
-        Scale(tensors["mean"], tensors["deviation"], tensors["shares"], middle, float(about["far"])),
-        Linear(tensors["success.weights"], tensors["success.bias"]),
-        Calibration(config.calibration, tensors["calibration"]),
-        Linear(tensors["tokens.weights"], tensors["tokens.bias"]),
-        tensors["by_category"],
-        tensors["seen"],
-        None if price is None else float(price),
-        float(about["dearest"]),
-        about["figures"],
-    )

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from eval_math.errors import BadInput
-from eval_math.prompts import BOXED
 from eval_math.records import digest
 
 from .table import Floats
@@ -142,12 +141,8 @@ def surface(texts: Sequence[str]) -> Floats:
 
 
 def shortened(text: str) -> str:
-    """What is judged of a prompt: without the benchmarks' own instruction, which says nothing about the question; at most
-    `MOST_CHARACTERS`, head and tail; half surrogate pairs replaced.
-    """
+    """At most `MOST_CHARACTERS`: head and tail; half surrogate pairs replaced."""
     clean = text.encode("utf-8", "replace").decode("utf-8")
-    if BOXED in clean:
-        clean = clean.replace(BOXED, "").rstrip()
     if len(clean) <= MOST_CHARACTERS:
         return clean
     half = MOST_CHARACTERS // 2

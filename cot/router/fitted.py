@@ -1,27 +1,31 @@
-"""A fitted router: features, heads, calibration and a price of tokens; how it decides."""
+"""A fitted router: features, heads, calibration and a price of tokens; how it decides, and how it is fitted.
+
+A question goes down the route with the highest ``p - price * tokens / C0``, C0 the mean tokens of the dearest route;
+ties go to the cheaper one. The price is chosen on predictions of questions that the heads did not see.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from eval_math.errors import BadInput
 from eval_math.records import Json
+from eval_math.statistics import Bootstrap, difference_interval
 
-from .calibration import Calibration, Kind
 from .decision import Decision
 from .features import SURFACE, TextEncoder, open_encoder, shortened, surface
-from .heads import Linear
-from .policy import Aim, Held, Places, decided
-from .table import Floats
+from .heads import Linear, choose_strength, cross_fitted, fit_log_tokens, fit_success, folds_of
+from .table import Floats, RouteTable
 
+Aim = Literal["max_loss", "budget", "min_accuracy", "price"]
+PRICES = 100
 FAR = 99.0
 """Questions further from the training questions than this percentile of theirs are not judged."""
-FALLBACKS = ("", "empty", "features are no numbers", "unlike the training questions")
 
 
 @dataclass(frozen=True)
@@ -35,32 +39,27 @@ class RouterConfig:
     value: float = 0.01
     """Of the aim."""
     seed: int = 0
-    calibration: Kind = "platt"
 
     def __post_init__(self) -> None:
         good = {"max_loss": 0 <= self.value < 1, "min_accuracy": 0 <= self.value <= 1, "budget": self.value > 0,
-                "price": 0 <= self.value < math.inf}  # fmt: skip
+                "price": self.value >= 0}  # fmt: skip
         if not good.get(self.aim, False):
             raise BadInput(f"aim={self.aim}, value={self.value}: max_loss and min_accuracy are shares, budget tokens")
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How features are made comparable, and how far from the middle training questions lie."""
+    """Mean and deviation of the surface features, and how far training questions lie from the middle."""
 
     mean: Floats
-    """Of the surface features."""
     deviation: Floats
-    shares: Floats
-    """Of the categories: stands for one that is not known."""
     middle: Floats
-    """Mean of the encoder's vectors."""
     far: float
 
 
 @dataclass(frozen=True)
 class FittedRouter:
-    """See the module."""
+    """See the module; ``Decides`` is its protocol."""
 
     config: RouterConfig
     routes: tuple[str, ...]
@@ -69,14 +68,10 @@ class FittedRouter:
     categories: tuple[str, ...]
     scale: Scale
     success: Linear
-    calibration: Calibration
+    platt: Floats
+    """Slope and offset of each route's calibration (2, routes)."""
     log_tokens: Linear
-    by_category: Floats
-    """Mean success (categories, routes): the rule that a router has to beat."""
-    seen: npt.NDArray[np.int64]
-    """Marks of the questions it was fitted on, see `marks_of`."""
-    price: float | None
-    """None: the dearest route for every question."""
+    price: float
     dearest: float
     """C0, mean tokens of the dearest route."""
     figures: Mapping[str, Json] = field(default_factory=dict)
@@ -90,22 +85,15 @@ class FittedRouter:
         """A fresh one."""
         return open_encoder(self.config.encoder)
 
-    def predicted(self, x: Floats) -> Held:
-        """Calibrated success and expected tokens of features (n, d)."""
-        return Held(self.calibration(self.success(x)), np.exp(self.log_tokens(x)))
+    def judged(self, x: Floats) -> tuple[Floats, Floats]:
+        """Calibrated success and expected tokens (n, routes) of features (n, d)."""
+        logits = self.success(x) * self.platt[0] + self.platt[1]
+        return 1 / (1 + np.exp(-logits)), np.exp(self.log_tokens(x))
 
-    def chosen(self, held: Held) -> Places:
+    def chosen(self, success: Floats, tokens: Floats, price: float | None = None) -> npt.NDArray[np.int64]:
         """Index of the route of each question; ties go to the cheaper."""
-        return decided(held, self.price, self.dearest)
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Predictions of many questions, the index of the route of each, and why it was not judged ("" if it was)."""
-
-    held: Held
-    at: Places
-    fallback: tuple[str, ...]
+        worth = success - (self.price if price is None else price) * tokens / self.dearest
+        return worth.argmax(1)
 
 
 class LiveRouter:
@@ -126,49 +114,151 @@ class LiveRouter:
 
     def decide(self, question: str, category: str | None = None) -> Decision:
         """The route of one question."""
-        judged = self.judge([question], [category or ""])
-        if judged.fallback[0]:
-            return Decision(self.fallback, {}, {}, judged.fallback[0])
-        named = [
-            dict(zip(self.routes, map(float, row[0]), strict=True)) for row in (judged.held.success, judged.held.tokens)
-        ]
-        return Decision(self.routes[int(judged.at[0])], named[0], named[1])
-
-    def judge(self, questions: Sequence[str], categories: Sequence[str]) -> Judged:
-        """The routes of many questions at once."""
-        fitted, texts = self.fitted, [shortened(question) for question in questions]
-        vectors = self._encoder.encode(texts)
-        x = features_of(vectors, texts, categories, fitted.categories, fitted.scale)
-        empty = np.array([not text.strip() for text in texts])
-        broken = ~np.isfinite(x).all(1)
-        far = distance_of(vectors, fitted.scale.middle) > fitted.scale.far
-        held = fitted.predicted(np.where(broken[:, None], 0.0, x))
-        reasons = np.select([empty, broken, far], [1, 2, 3], 0)
-        at = np.where(reasons > 0, len(fitted.routes) - 1, fitted.chosen(held))
-        return Judged(held, at, tuple(FALLBACKS[reason] for reason in reasons))
+        if not question.strip():
+            return Decision(self.fallback, {}, {}, "empty")
+        vectors = self._encoder.encode([shortened(question)])
+        x = features(self.fitted, vectors, [question], [category or ""])
+        if not np.isfinite(x).all():
+            return Decision(self.fallback, {}, {}, "features are no numbers")
+        if float(_distance(vectors, self.fitted.scale.middle)[0]) > self.fitted.scale.far:
+            return Decision(self.fallback, {}, {}, "unlike the training questions")
+        success, tokens = self.fitted.judged(x)
+        at = int(self.fitted.chosen(success, tokens)[0])
+        named = [dict(zip(self.routes, map(float, row[0]), strict=True)) for row in (success, tokens)]
+        return Decision(self.routes[at], named[0], named[1])
 
 
-def features_of(
+def features(router: FittedRouter, vectors: Floats, questions: Sequence[str], categories: Sequence[str]) -> Floats:
+    """Encoder's vector, scaled surface features, category; (n, d)."""
+    return _features(vectors, questions, categories, router.categories, router.scale)
+
+
+@dataclass(frozen=True)
+class Held:
+    """Predictions (n, routes) for questions that the heads did not see."""
+
+    success: Floats
+    tokens: Floats
+
+
+def fit_router(table: RouteTable, config: RouterConfig, encoder: TextEncoder | None = None) -> FittedRouter:
+    """Fit heads, calibration and price.
+
+    Raises:
+        BadInput: an aim that no price reaches.
+    """
+    encoder = encoder or open_encoder(config.encoder)
+    found = _cross_fit(table, config, encoder)
+    draft = FittedRouter(
+        config,
+        table.routes,
+        table.methods,
+        found.categories,
+        found.scale,
+        fit_success(found.x, table.success, table.samples, found.strength),
+        found.platt,
+        fit_log_tokens(found.x, table.tokens, found.strength),
+        0.0,
+        float(table.tokens[:, -1].mean()),
+    )
+    price = choose_price(draft, table, found.held)
+    facts: dict[str, Json] = {"questions": len(table.ids), "strength": found.strength, "data": table.fingerprint(),
+                              "encoder": encoder.fingerprint(), "price": price}  # fmt: skip
+    return replace(draft, price=price, figures=facts)
+
+
+def held_out(table: RouteTable, config: RouterConfig, encoder: TextEncoder | None = None) -> Held:
+    """Cross-fitted, calibrated predictions of a table."""
+    return _cross_fit(table, config, encoder or open_encoder(config.encoder)).held
+
+
+@dataclass(frozen=True)
+class _CrossFit:
+    """Features of a table, and what its folds say."""
+
+    x: Floats
+    scale: Scale
+    categories: tuple[str, ...]
+    strength: float
+    platt: Floats
+    held: Held
+
+
+def _cross_fit(table: RouteTable, config: RouterConfig, encoder: TextEncoder) -> _CrossFit:
+    texts = [shortened(question) for question in table.questions]
+    vectors = encoder.encode(texts)
+    categories = tuple(sorted(set(table.categories) - {""}))
+    scale = _scale(vectors, texts)
+    x = _features(vectors, texts, table.categories, categories, scale)
+    folds = folds_of(table.questions, seed=config.seed)
+    strength = choose_strength(x, table.success, table.samples, folds)
+    logits = cross_fitted(lambda at: fit_success(x[at], table.success[at], table.samples[at], strength), x, folds)
+    tokens = cross_fitted(lambda at: fit_log_tokens(x[at], table.tokens[at], strength), x, folds)
+    platt = _platt(logits, table)
+    held = Held(1 / (1 + np.exp(-(logits * platt[0] + platt[1]))), np.exp(tokens))
+    return _CrossFit(x, scale, categories, strength, platt, held)
+
+
+def choose_price(router: FittedRouter, table: RouteTable, held: Held) -> float:
+    """The price that meets the aim on held-out predictions.
+
+    `max_loss` takes the highest price at which the upper 95% bound of the loss against the dearest route is met, the
+    loss measured on what the questions brought; without one, 0.
+
+    Raises:
+        BadInput: no price meets a budget or an accuracy.
+    """
+    aim, value = router.config.aim, router.config.value
+    if aim == "price":
+        return value
+    rows = np.arange(len(table.ids))
+    prices = [0.0, *np.geomspace(1e-4, 10, PRICES)]
+    best: float | None = 0.0 if aim == "max_loss" else None
+    for price in prices:
+        at = router.chosen(held.success, held.tokens, price)
+        accuracy, tokens = table.success[rows, at], table.tokens[rows, at]
+        if aim == "budget" and tokens.mean() <= value:
+            return price
+        if aim == "min_accuracy" and accuracy.mean() >= value:
+            best = price
+        if aim == "max_loss":
+            change = difference_interval(table.success[:, -1], accuracy, Bootstrap(draws=500))
+            best = price if -change.low <= value else best
+    if best is None:
+        raise BadInput(f"{aim}={value:g}: no price reaches it; the routes' means are {_means(table)}")
+    return best
+
+
+def _means(table: RouteTable) -> str:
+    figures = zip(table.routes, table.success.mean(0), table.tokens.mean(0), strict=True)
+    return ", ".join(f"{route}: {accuracy:.3f} at {tokens:.0f} tokens" for route, accuracy, tokens in figures)
+
+
+def _features(
     vectors: Floats, texts: Sequence[str], given: Sequence[str], categories: Sequence[str], scale: Scale
 ) -> Floats:
-    """Encoder's vector, scaled surface features, category; (n, d)."""
     counted = (surface(texts) - scale.mean) / scale.deviation
-    known = {name: row for name, row in zip(categories, np.eye(len(categories)), strict=True)}
-    one_hot = np.array([known.get(each, scale.shares) for each in given]).reshape(len(texts), -1)
+    one_hot = np.array([[float(each == name) for name in categories] for each in given]).reshape(len(texts), -1)
     # Counts and vectors weigh alike under one l2 term.
     return np.hstack([vectors * np.sqrt(len(SURFACE)), counted, one_hot])
 
 
-def scale_of(vectors: Floats, texts: Sequence[str], given: Sequence[str], categories: Sequence[str]) -> Scale:
-    """The scale of training questions."""
+def _scale(vectors: Floats, texts: Sequence[str]) -> Scale:
     counted = surface(texts)
     middle = vectors.mean(0)
-    far = float(np.percentile(distance_of(vectors, middle), FAR))
+    far = float(np.percentile(_distance(vectors, middle), FAR))
     deviation = counted.std(0)
-    shares = np.array([given.count(name) for name in categories], dtype=np.float64) / max(1, len(given))
-    return Scale(counted.mean(0), np.where(deviation > 0, deviation, 1.0), shares, middle, far)
+    return Scale(counted.mean(0), np.where(deviation > 0, deviation, 1.0), middle, far)
 
 
-def distance_of(vectors: Floats, middle: Floats) -> Floats:
-    """Of vectors (n, d) from the middle of the training questions."""
+def _distance(vectors: Floats, middle: Floats) -> Floats:
     return np.linalg.norm(vectors - middle, axis=1)
+
+
+def _platt(logits: Floats, table: RouteTable) -> Floats:
+    """Slope and offset per route that make held-out scores probabilities (Platt 1999)."""
+    columns = []
+    for at in range(logits.shape[1]):
+        found = fit_success(logits[:, at : at + 1], table.success[:, at : at + 1], table.samples[:, at : at + 1], 1e-3)
+        columns.append([max(0.0, float(found.weights[0, 0])), float(found.bias[0])])
+    return np.array(columns).T

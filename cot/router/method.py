@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 from eval_math.errors import BadInput
-from eval_math.records import Json, Problem, Request, Trace, digest
+from eval_math.records import Json, Request, Trace, digest
 
 from ..engine import Engine
-from ..method import Composed, Method, require
+from ..method import Method, overrides, require
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,11 @@ class Router(Method):
     """Folder of `laconic route fit`."""
 
     def check(self, engine: Engine) -> None:
-        """Refuse a router that cannot decide, and routes that the engine cannot take.
+        """Refuse routes that the engine cannot take.
 
         Raises:
             BadInput: names the route.
         """
-        from .artefact import load_router
-
-        load_router(Path(self.path))
         for method in self.methods().values():
             require(method, engine)
             method.check(engine)
@@ -43,7 +40,7 @@ class Router(Method):
         from .artefact import load_router
 
         live, waiting = load_router(Path(self.path)), dict[str, list[Request]]()
-        decided: dict[tuple[str, int], dict[str, Json]] = {}
+        decided: dict[tuple[str, int], Mapping[str, Json]] = {}
         for request in requests:
             found = live.decide(_question(request))
             waiting.setdefault(found.route, []).append(request)
@@ -51,15 +48,14 @@ class Router(Method):
                 "route": found.route,
                 "fallback": found.fallback,
                 "success": dict(found.success),
-                "tokens": dict(found.tokens),
             }
         methods = self.methods()
         for route, chosen in waiting.items():
             method = methods[route]
             with method.attach(engine):
-                for trace in method.drive(engine, [asked(method, request) for request in chosen]):
+                for trace in method.drive(engine, [method.request(request) for request in chosen]):
                     about = decided[trace.problem_id, trace.sample]
-                    yield replace(trace, provenance={**trace.provenance, "router": about})
+                    yield replace(trace, provenance={**trace.provenance, "router": dict(about)})
 
     def fingerprint(self) -> dict[str, Json]:
         """The router by its files."""
@@ -72,7 +68,7 @@ class Router(Method):
         """The method of each route.
 
         Raises:
-            BadInput: a route without a method, or that is a router itself.
+            BadInput: a route without a method, or whose method changes the question's words.
         """
         from ..methods import parse_method
         from .artefact import FILE, read_router
@@ -87,19 +83,9 @@ class Router(Method):
                     "it from runs, or with --method ROUTE SPEC"
                 )
             found[route] = parse_method(spec)
-            if any(isinstance(part, Router) for part in _parts(found[route])):
-                raise BadInput(f"{self.path}: route {route!r} ({spec}) is a router itself, which would never end")
+            if overrides(found[route], "messages"):
+                raise BadInput(f"{self.path}: route {route!r} ({spec}) rewrites the question, which a route cannot")
         return found
-
-
-def asked(method: Method, request: Request) -> Request:
-    """The request as the method of a route asks it: its words, then all else."""
-    problem = Problem(request.problem_id, "", _question(request), "")
-    return method.request(replace(request, messages=method.messages(problem, request.messages)))
-
-
-def _parts(method: Method) -> tuple[Method, ...]:
-    return method.parts if isinstance(method, Composed) else (method,)
 
 
 def _question(request: Request) -> str:

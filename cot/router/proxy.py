@@ -1,42 +1,53 @@
 """An OpenAI-compatible proxy in front of any server: requests for model `auto` go down the route that pays.
 
-Bytes of an answer are passed on as they come, streams included; a caller who hangs up ends the upstream's work. Callers
-who say how much to think, or name a model, are passed through. Prompts are never logged.
+Bytes of an answer are passed on as they come, streams included; a client that leaves ends the upstream request. A
+caller who says how much to think, or names a model, is passed through. Prompts are never logged.
 """
 
 from __future__ import annotations
 
+import asyncio
+import hmac
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import time
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import httpx
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from eval_math.errors import BadInput
-from eval_math.records import Json
 
 from .decision import Decides, Decision
-from .proxy_decide import Desk
-from .proxy_errors import Refusal
-from .proxy_families import Change
 from .proxy_metrics import Metrics
-from .proxy_request import changed, clean, encode, parse, read_chat
-from .proxy_upstream import Call, Headers, Upstream, forwarded
-from .proxy_wire import HungUp, check_key, encoded, header, read_body, refuse, target, while_connected
-from .semantic_cache import AnswerCache, CacheConfig, Keys
+from .proxy_request import RouteChange, decides_itself, error_body, question_of, read_body, rewritten
 
 logger = logging.getLogger(__name__)
 AUTO = "auto"
-CHAT = "/v1/chat/completions"
-READY_SECONDS = 5.0
-NO_ROUTE = Decision("", {}, {})
+CHAT = "v1/chat/completions"
+HOP_HEADERS = frozenset(
+    {
+        "accept-encoding",
+        "connection",
+        "content-length",
+        "expect",
+        "host",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+"""Of one connection alone, or written anew."""
+BYPASS = Decision("", {}, {}, "")
 
 
 @dataclass(frozen=True)
@@ -47,7 +58,7 @@ class ProxyConfig:
     """Address of the server, with or without /v1."""
     model: str
     """What the upstream calls the model that `auto` stands for."""
-    changes: Mapping[str, Change] = field(default_factory=dict)
+    changes: Mapping[str, RouteChange] = field(default_factory=dict)
     """What each route writes into a request."""
     api_keys: tuple[str, ...] = ()
     """Keys that callers must have one of; without any, the caller's own key is passed on."""
@@ -61,9 +72,6 @@ class ProxyConfig:
     connect_seconds: float = 5.0
     read_seconds: float = 600.0
     """Longest silence of the upstream."""
-    body_seconds: float = 60.0
-    """Longest time for a caller's body to arrive."""
-    cache: CacheConfig = field(default_factory=CacheConfig)
 
     @property
     def base(self) -> str:
@@ -73,33 +81,20 @@ class ProxyConfig:
 
 @dataclass(frozen=True)
 class Judged:
-    """Where a request goes and why; ``bypass`` says why an `auto` was not judged."""
+    """A decision, why it was taken, and how long that took."""
 
     decision: Decision
     reason: str
-    seconds: float = 0.0
-    bypass: str = ""
+    seconds: float
 
-    def headers(self) -> Headers:
+    def headers(self) -> dict[str, str]:
         """For the answer."""
-        found = [("x-router-reason", self.reason)]
-        found += [("x-router-bypass", self.bypass)] if self.bypass else []
+        found = {"x-router-reason": self.reason}
         if self.decision.route:
-            found += [("x-router-route", self.decision.route), ("x-router-ms", f"{1000 * self.seconds:.2f}")]
-            found += [("x-router-fallback", self.decision.fallback)] if self.decision.fallback else []
-            found += [(f"x-router-p-{name}", f"{p:.4f}") for name, p in self.decision.success.items()]
-            found += [(f"x-router-tokens-{name}", f"{n:.0f}") for name, n in self.decision.tokens.items()]
-        return encoded(found)
-
-
-@dataclass(frozen=True)
-class Outgoing:
-    """A request as it goes upstream."""
-
-    raw: bytes
-    judged: Judged
-    body: Mapping[str, Json] | None = None
-    """The chat request that ``raw`` encodes; None where it isn't one for `auto`."""
+            found |= {"x-router-route": self.decision.route, "x-router-ms": f"{1000 * self.seconds:.2f}"}
+            found |= {f"x-router-p-{name}": f"{p:.4f}" for name, p in self.decision.success.items()}
+            found |= {f"x-router-tokens-{name}": f"{n:.0f}" for name, n in self.decision.tokens.items()}
+        return found
 
 
 class Proxy:
@@ -110,20 +105,14 @@ class Proxy:
     """
 
     def __init__(self, router: Decides, config: ProxyConfig) -> None:
-        self.config, self.metrics = config, Metrics()
-        self._check(router)
-        self.desk = Desk(router, config.router_seconds)
-        self.upstream = Upstream(config.base, config.connect_seconds, config.read_seconds, self.metrics)
-        self.cache = AnswerCache(config.cache)
-
-    def replace(self, router: Decides) -> None:
-        """Ask another router from now on.
-
-        Raises:
-            BadInput: as at start; the one before stays.
-        """
-        self._check(router)
-        self.desk.router = router
+        missing = [name for name in router.routes if name not in config.changes]
+        if missing:
+            raise BadInput(
+                f"route {missing[0]!r} has no request fields; known: {', '.join(config.changes) or 'none'}; give them, "
+                'e.g. --change think \'{"chat_template_kwargs": {"enable_thinking": true}}\''
+            )
+        self.router, self.config, self.metrics = router, config, Metrics()
+        self._client: httpx.AsyncClient | None = None
 
     def app(self) -> Starlette:
         """The ASGI application."""
@@ -132,29 +121,28 @@ class Proxy:
             Route("/ready", self._ready),
             Route("/metrics", self._metrics),
             Route("/router", self._about),
-            Route("/route", Door(self._decide, self.metrics), methods=["POST"]),
-            Route("/v1/models", Door(self._models, self.metrics), methods=["GET"]),
-            Route("/v1/{path:path}", Door(self._pass, self.metrics)),
+            Route("/route", self._decide, methods=["POST"]),
+            Route("/v1/models", self._models),
+            Route("/v1/{path:path}", self._pass, methods=["GET", "POST", "DELETE"]),
         ]
-        return Starlette(routes=routes, lifespan=self._lifespan, exception_handlers={HTTPException: _http_error})
+        return Starlette(routes=routes, lifespan=self._lifespan)
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        self.upstream.open()
-        try:
+        timeout = httpx.Timeout(self.config.read_seconds, connect=self.config.connect_seconds, pool=None)
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=self.config.most_requests)
+        async with httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=False) as client:
+            self._client = client
             yield
-        finally:
-            self.desk.close()
-            await self.upstream.close()
 
     async def _health(self, request: Request) -> Response:
         return _json({"status": "ok"})
 
     async def _ready(self, request: Request) -> Response:
         try:
-            found = await self.upstream.fetch(self._listing(request.scope), READY_SECONDS)
-        except Refusal as refusal:
-            return _json({"status": "upstream unreachable", "error": refusal.message}, 503)
+            found = await self._upstream().get(f"{self.config.base}/v1/models", headers=self._key(request), timeout=5.0)
+        except httpx.HTTPError as error:
+            return _json({"status": "upstream unreachable", "error": type(error).__name__}, 503)
         good = found.status_code < 500
         return _json({"status": "ok" if good else "upstream failing", "code": found.status_code}, 200 if good else 503)
 
@@ -162,174 +150,183 @@ class Proxy:
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
 
     async def _about(self, request: Request) -> Response:
-        router = self.desk.router
-        return _json({"routes": list(router.routes), "fallback": router.fallback, "model": self.config.model})
+        return _json({"routes": list(self.router.routes), "fallback": self.router.fallback, "model": self.config.model})
 
-    async def _decide(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The decision alone, for a chat request or {"question": ..., "category": ...}."""
-        check_key(scope, self.config.api_keys)
-        body = parse(await self._body(receive))
-        given, category = body.get("question"), body.get("category")
-        question = clean(given) if isinstance(given, str) else read_chat(body).question
-        judged = await self._judged(question, category if isinstance(category, str) else None)
+    async def _decide(self, request: Request) -> Response:
+        refused = self._refused(request)
+        if refused is not None:
+            return refused
+        try:
+            body = read_body(await self._body(request))
+        except _TooLarge:
+            return self._too_large()
+        except BadInput as error:
+            return self._error(str(error), "invalid_request_error", 400)
+        judged = await self._judged(question_of(body) or str(body.get("question") or ""))
         found = judged.decision
-        about = {"route": found.route, "success": dict(found.success), "tokens": dict(found.tokens),
-                 "fallback": found.fallback, "milliseconds": 1000 * judged.seconds}  # fmt: skip
-        await _json(about)(scope, receive, send)
+        return _json({"route": found.route, "success": dict(found.success), "tokens": dict(found.tokens),
+                      "fallback": found.fallback, "milliseconds": 1000 * judged.seconds})  # fmt: skip
 
-    async def _models(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The upstream's list with `auto` before it."""
-        check_key(scope, self.config.api_keys)
-        found = await self.upstream.fetch(self._listing(scope))
-        answer = Response(found.content, found.status_code, media_type=found.headers.get("content-type"))
+    async def _models(self, request: Request) -> Response:
+        refused = self._refused(request)
+        if refused is not None:
+            return refused
+        try:
+            found = await self._upstream().get(f"{self.config.base}/v1/models", headers=self._key(request))
+        except httpx.HTTPError as error:
+            return self._unreachable(error)
         try:
             listed = found.json()
             listed["data"] = [{"id": AUTO, "object": "model", "owned_by": "laconic"}, *listed["data"]]
-            answer = _json(listed, found.status_code)
-        except (ValueError, LookupError, TypeError):
-            logger.debug("the upstream's list of models is passed on as it is")
-        await answer(scope, receive, send)
+        except (ValueError, KeyError, TypeError):
+            return Response(found.content, found.status_code, media_type=found.headers.get("content-type"))
+        return _json(listed, found.status_code)
 
-    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _pass(self, request: Request) -> Response:
         """Any other request under /v1."""
-        check_key(scope, self.config.api_keys)
-        where = target(scope)
-        raw = await self._body(receive)
+        refused = self._refused(request)
+        if refused is not None:
+            return refused
         if self.metrics.inflight >= self.config.most_requests:
-            raise Refusal(503, "too many requests under way; try again", "overloaded", {"retry-after": "1"})
+            answer = self._error("too many requests under way; try again", "overloaded_error", 503)
+            answer.headers["retry-after"] = "1"
+            return answer
         self.metrics.inflight += 1
+        handed_on = False
         try:
-            if not await while_connected(receive, self._answer(scope, where, raw, send)):
-                raise HungUp
+            raw, judged = await self._routed(request)
+            answer = await self._forward(request, raw, judged)
+            handed_on = isinstance(answer, StreamingResponse)
+            return answer
+        except _TooLarge:
+            return self._too_large()
+        except BadInput as error:
+            return self._error(str(error), "invalid_request_error", 400)
+        except ClientDisconnect:
+            return Response(status_code=499)
         finally:
-            self.metrics.inflight -= 1
+            if not handed_on:
+                self.metrics.inflight -= 1
 
-    async def _answer(self, scope: Scope, where: bytes, raw: bytes, send: Send) -> None:
-        outgoing = await self._routed(scope, raw)
-        extra = outgoing.judged.headers()
-        keys = self._keys(scope, outgoing)
-        found = self.cache.find(keys) if keys is not None else None
-        if found is not None:
-            kept, how = found
-            self.metrics.cache[how] += 1
-            self.metrics.answers[kept.status] += 1
-            length = (b"content-length", str(len(kept.body)).encode())
-            told = [*kept.headers, length, *extra, *encoded([("x-router-cache", how)])]
-            await send({"type": "http.response.start", "status": kept.status, "headers": told})
-            await send({"type": "http.response.body", "body": kept.body})
-            return
-        call = Call(scope["method"], where, self._headers(scope), outgoing.raw, outgoing.judged.decision.route)
-        if keys is None:
-            await self.upstream.relay(call, send, extra)
-            return
-        self.metrics.cache["miss"] += 1
-        await self.upstream.relay(
-            call, send, [*extra, (b"x-router-cache", b"miss")], lambda *answer: self.cache.put(keys, *answer)
-        )
-
-    async def _routed(self, scope: Scope, raw: bytes) -> Outgoing:
+    async def _routed(self, request: Request) -> tuple[bytes, Judged]:
         """The body for the upstream, and why it is so.
 
         Raises:
-            Refusal: 400, a chat request that is no JSON object, or a route that there is not.
+            BadInput: a chat request that is no JSON object, or a route that there is not.
         """
-        coded = header(scope, b"content-encoding")
-        if scope["method"] != "POST" or coded not in (None, "identity"):
-            return Outgoing(raw, Judged(NO_ROUTE, "passed through"))
-        if scope["path"].rstrip("/") != CHAT:
-            return self._renamed(raw)
-        body = parse(raw)
+        raw = await self._body(request)
+        if request.method != "POST" or request.path_params["path"] != CHAT.removeprefix("v1/"):
+            return raw, Judged(BYPASS, "passed through", 0.0)
+        body = read_body(raw)
         if body.get("model") != AUTO:
-            return Outgoing(raw, Judged(NO_ROUTE, "model named"), body)
-        judged = await self._chosen(scope, body)
+            return raw, Judged(BYPASS, "model named", 0.0)
+        asked = request.headers.get("x-router-route")
+        if asked is not None and asked not in self.config.changes:
+            raise BadInput(f"x-router-route: {asked!r} is no route; known: {', '.join(self.router.routes)}")
+        if asked is not None:
+            judged = Judged(Decision(asked, {}, {}), "caller", 0.0)
+        elif decides_itself(body):
+            judged = Judged(BYPASS, "caller", 0.0)
+        else:
+            judged = await self._judged(question_of(body))
         route = judged.decision.route
         self.metrics.decisions[route or "none", judged.reason] += 1
-        sent = changed(body, self.config.changes[route] if route else Change(), self.config.model)
-        return Outgoing(encode(sent), judged, sent)
+        change = self.config.changes[route] if route else RouteChange({}, {})
+        return rewritten(body, self.config.model, change), judged
 
-    def _renamed(self, raw: bytes) -> Outgoing:
-        """Bodies that are no chat: `auto` is named as the upstream names it; all else passes untouched."""
-        passed = Outgoing(raw, Judged(NO_ROUTE, "passed through"))
-        if b"auto" not in raw:
-            return passed
+    async def _judged(self, question: str) -> Judged:
+        """The router's decision, off the event loop; the fallback where it fails or takes too long."""
+        started = time.perf_counter()
         try:
-            body = parse(raw)
-            if body.get("model") != AUTO:
-                return passed
-            return Outgoing(encode({**body, "model": self.config.model}), Judged(NO_ROUTE, "no chat", bypass="no chat"))
-        except Refusal:
-            return passed
-
-    async def _chosen(self, scope: Scope, body: Mapping[str, Json]) -> Judged:
-        forced = header(scope, b"x-router-route")
-        if forced is not None:
-            if forced not in self.config.changes:
-                known = ", ".join(self.desk.router.routes)
-                raise Refusal(400, f"x-router-route: {forced!r} is no route; known: {known}", "unknown_route")
-            return Judged(Decision(forced, {}, {}), "caller")
-        asked = read_chat(body)
-        if asked.bypass:
-            return Judged(NO_ROUTE, asked.bypass, bypass=asked.bypass)
-        return await self._judged(asked.question, header(scope, b"x-router-category"))
-
-    async def _judged(self, question: str, category: str | None) -> Judged:
-        choice = await self.desk.choose(question, category)
-        self.metrics.router_seconds.observe(choice.seconds)
-        return Judged(choice.decision, choice.decision.fallback or "judged", choice.seconds)
-
-    def _keys(self, scope: Scope, outgoing: Outgoing) -> Keys | None:
-        """Names of a request in the cache; None where it is off, unfit, or the caller wants none."""
-        if outgoing.body is None or "no-" in (header(scope, b"cache-control") or ""):
-            return None
-        return self.cache.keys(outgoing.body, scope["path"], header(scope, b"authorization") or "")
-
-    async def _body(self, receive: Receive) -> bytes:
-        return await read_body(receive, self.config.most_body_bytes, self.config.body_seconds)
-
-    def _headers(self, scope: Scope) -> Headers:
-        """For the upstream: its own key, else the caller's, which is not shown if it was ours."""
-        found = [(name, value) for name, value in forwarded(scope["headers"]) if name != b"authorization"]
-        if self.config.upstream_key is not None:
-            return [*found, (b"authorization", f"Bearer {self.config.upstream_key}".encode())]
-        given = [] if self.config.api_keys else [pair for pair in scope["headers"] if pair[0] == b"authorization"]
-        return found + given
-
-    def _listing(self, scope: Scope) -> Call:
-        """A call for the list of models; its answer must be one that can be read here."""
-        kept = [(name, value) for name, value in self._headers(scope) if name == b"authorization"]
-        return Call("GET", b"/v1/models", kept, b"")
-
-    def _check(self, router: Decides) -> None:
-        missing = [name for name in router.routes if name not in self.config.changes]
-        if missing:
-            raise BadInput(
-                f"route {missing[0]!r} has no request fields; known: {', '.join(self.config.changes) or 'none'}; give "
-                f'them, e.g. --change {missing[0]} \'{{"reasoning_effort": "low"}}\''
+            decision = await asyncio.wait_for(
+                asyncio.to_thread(self.router.decide, question), self.config.router_seconds
             )
+        except TimeoutError:
+            decision = Decision(self.router.fallback, {}, {}, "too slow")
+        except Exception as error:  # noqa: BLE001  whatever a router does, the request must be answered
+            logger.warning("the router failed: %s", type(error).__name__)
+            decision = Decision(self.router.fallback, {}, {}, "failed")
+        seconds = time.perf_counter() - started
+        self.metrics.router_seconds.observe(seconds)
+        return Judged(decision, decision.fallback or "judged", seconds)
 
-
-@dataclass(frozen=True)
-class Door:
-    """An endpoint that speaks ASGI itself; a refusal becomes an error object."""
-
-    act: Callable[[Scope, Receive, Send], Awaitable[None]]
-    metrics: Metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+    async def _forward(self, request: Request, raw: bytes, judged: Judged) -> Response:
+        """Send upstream and hand the answer's bytes on."""
+        url = f"{self.config.base}/v1/{request.path_params['path']}"
+        headers = {k: v for k, v in request.headers.items() if k not in HOP_HEADERS and not k.startswith("x-router-")}
+        headers |= {"accept-encoding": "identity", **self._key(request)}
+        address = f"{url}?{request.url.query}" if request.url.query else url
+        built = self._upstream().build_request(request.method, address, headers=headers, content=raw)
+        started = time.perf_counter()
         try:
-            await self.act(scope, receive, send)
-        except Refusal as refusal:
-            await refuse(send, refusal, self.metrics)
-        except HungUp:
-            self.metrics.hung_up += 1
+            found = await self._upstream().send(built, stream=True)
+        except httpx.HTTPError as error:
+            return self._unreachable(error)
+        self.metrics.first_byte_seconds.observe(time.perf_counter() - started)
+        self.metrics.answers[found.status_code] += 1
+        kept = {k: v for k, v in found.headers.items() if k not in HOP_HEADERS}
+        return StreamingResponse(self._bytes(found), found.status_code, {**kept, **judged.headers()})
+
+    async def _bytes(self, found: httpx.Response) -> AsyncIterator[bytes]:
+        """The answer's bytes; left early or broken off, the upstream's connection is closed."""
+        try:
+            async for part in found.aiter_raw():
+                yield part
+        except httpx.HTTPError as error:
+            # The status is sent; the connection breaks off, so that the client does not take a part for the whole.
+            self.metrics.upstream_errors[type(error).__name__] += 1
+            raise
+        finally:
+            self.metrics.inflight -= 1
+            await asyncio.shield(found.aclose())
+
+    async def _body(self, request: Request) -> bytes:
+        parts, size = [], 0
+        async for part in request.stream():
+            size += len(part)
+            if size > self.config.most_body_bytes:
+                raise _TooLarge
+            parts.append(part)
+        return b"".join(parts)
+
+    def _refused(self, request: Request) -> Response | None:
+        """401 for callers without a key that is known."""
+        if not self.config.api_keys:
+            return None
+        given = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
+        if any(hmac.compare_digest(given, key.encode()) for key in self.config.api_keys):
+            return None
+        return self._error("no valid API key", "authentication_error", 401)
+
+    def _key(self, request: Request) -> dict[str, str]:
+        """What the upstream is shown: its own key, else the caller's, which is not shown if it was ours."""
+        if self.config.upstream_key is not None:
+            return {"authorization": f"Bearer {self.config.upstream_key}"}
+        given = request.headers.get("authorization")
+        return {"authorization": given} if given and not self.config.api_keys else {"authorization": ""}
+
+    def _upstream(self) -> httpx.AsyncClient:
+        if self._client is None:
+            raise RuntimeError("the proxy has not started")
+        return self._client
+
+    def _unreachable(self, error: httpx.HTTPError) -> Response:
+        kind = type(error).__name__
+        self.metrics.upstream_errors[kind] += 1
+        code = 504 if isinstance(error, httpx.TimeoutException) else 502
+        return self._error(f"the upstream did not answer ({kind})", "upstream_error", code)
+
+    def _too_large(self) -> Response:
+        most = self.config.most_body_bytes
+        return self._error(f"the body is over {most:,} bytes", "invalid_request_error", 413)
+
+    def _error(self, message: str, kind: str, code: int) -> Response:
+        self.metrics.answers[code] += 1
+        return Response(error_body(message, kind, code), code, media_type="application/json")
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
-    """Paths and methods that there are not."""
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    refusal = Refusal(status, f"{request.method} {request.url.path}: {getattr(error, 'detail', '')}", "not_here")
-    return Response(refusal.body(), status, media_type="application/json")
+class _TooLarge(Exception):
+    """A body over the limit."""
 
 
 def _json(value: object, code: int = 200) -> Response:

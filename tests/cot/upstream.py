@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from cot.router.decision import Decision
 from cot.router.proxy import Proxy, ProxyConfig
-from cot.router.proxy_families import plan_changes
+from cot.router.proxy_request import FAMILIES
 
 
 @dataclass
@@ -113,9 +113,7 @@ def serving(app, port: int = 0):
 @contextmanager
 def proxied(upstream_port: int, router: ByLength | None = None, **changes):
     """A proxy in front of a port; gives its address and itself."""
-    router = router or ByLength()
-    plan = plan_changes(router.routes, "qwen3", {})
-    config = ProxyConfig(f"http://127.0.0.1:{upstream_port}/v1", "m", plan, **changes)
-    proxy = Proxy(router, config)
+    config = ProxyConfig(f"http://127.0.0.1:{upstream_port}/v1", "m", FAMILIES["template"], **changes)
+    proxy = Proxy(router or ByLength(), config)
     with serving(proxy.app()) as port:
         yield f"http://127.0.0.1:{port}", proxy
